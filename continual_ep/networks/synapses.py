@@ -1,0 +1,18 @@
+"""What the sleeper and the optimizer need to know of a network: its synapse layers, in order."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+
+class Synapses(NamedTuple):
+    """The synapses from one layer of units onto the next.
+
+    :param name: the name of the weight in the network's ``state_dict``.
+    :param weight: shape ``(n_post, n_pre)``; row ``i`` holds the synapses onto unit ``i``.
+    :param bias: shape ``(n_post,)``, or None for a layer without biases.
+    """
+
+    name: str
+    weight: nn.Parameter
+    bias: nn.Parameter | None = None
