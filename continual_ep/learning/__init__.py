@@ -1,0 +1,31 @@
+"""How weights change awake: learning rules as gradients, and the losses that can nudge."""
+
+from continual_ep.learning.backprop import Backprop
+from continual_ep.learning.bptt import BPTT
+from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
+from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
+from continual_ep.learning.losses import LOSSES, CrossEntropy, NudgingLoss, SquaredError
+from continual_ep.learning.reference import reference_gradients
+from continual_ep.learning.rule import RecurrentRule
+
+#: Learning rules by name, for configurations.
+LEARNING_RULES: dict[str, type] = {
+    "equilibrium-propagation": EquilibriumPropagation,
+    "bptt": BPTT,
+    "equilibrium-gradient": EquilibriumGradient,
+    "backprop": Backprop,
+}
+
+__all__ = [
+    "BPTT",
+    "LEARNING_RULES",
+    "LOSSES",
+    "Backprop",
+    "CrossEntropy",
+    "EquilibriumGradient",
+    "EquilibriumPropagation",
+    "NudgingLoss",
+    "RecurrentRule",
+    "SquaredError",
+    "reference_gradients",
+]

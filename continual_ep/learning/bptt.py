@@ -1,0 +1,72 @@
+r"""Back-propagation through time, through the steps of the free phase.
+
+The output after :math:`T` steps is differentiated through the last :math:`K` of them. With a settled free
+phase, the gradients per step equal the updates per step of equilibrium propagation in the limit
+:math:`\beta \to 0` (Ernoult et al. 2019, arXiv:1905.13633).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.rule import RecurrentRule, checked_positive, checked_tolerance
+from continual_ep.relaxation import Settled, settle, step, update_groups
+
+if TYPE_CHECKING:
+    from continual_ep.networks.mrnn import MRNN
+
+
+@dataclass(frozen=True)
+class BPTT(RecurrentRule):
+    """Back-propagation through time (BPTT).
+
+    :param free_steps: steps of the free phase.
+    :param backward_steps: steps at its end that are differentiated; default: all.
+    :param tolerance: stop the phase before those steps when nothing changed by more than this.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    free_steps: int = 30
+    backward_steps: int | None = None
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        checked_positive("free_steps", self.free_steps)
+        checked_tolerance(self.tolerance)
+        if self.backward_steps is not None:
+            checked_positive("backward_steps", self.backward_steps)
+            if self.backward_steps > self.free_steps:
+                raise ConfigurationError(
+                    f"backward_steps is {self.backward_steps}, more than free_steps ({self.free_steps})"
+                )
+
+    def settled_output(self, network: "MRNN", x: Tensor) -> Tensor:
+        tracked = self.backward_steps or self.free_steps
+        if not torch.is_grad_enabled():
+            tracked = 1
+        clamped = network.clamp(x, network.dynamical_parameters)
+        states = clamped.initial_states()
+        taken = 0
+        if self.free_steps > tracked:
+            start = settle(
+                network.clamp(x.detach()),
+                network.relaxation,
+                steps=self.free_steps - tracked,
+                tolerance=self.tolerance,
+            )
+            states, taken = start.states, start.steps
+        groups = update_groups(network.relaxation.order, len(states))
+        for _ in range(tracked):
+            before = [state.detach() for state in states]
+            step(clamped, states, groups, network.relaxation.dt)
+        change = max(
+            float((new.detach() - old).abs().max()) for new, old in zip(states, before, strict=True)
+        )
+        if not change < float("inf"):
+            # Once more without a graph: this raises and says where it happened.
+            settle(network.clamp(x.detach()), network.relaxation, steps=self.free_steps)
+        network.note_settling(Settled(states, taken + tracked, change), self.tolerance)
+        return network.read(states[-1])

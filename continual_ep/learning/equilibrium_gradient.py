@@ -1,0 +1,86 @@
+r"""The exact gradient of the loss at the equilibrium, by implicit differentiation.
+
+At the free equilibrium :math:`s = \rho(u(s))`. With :math:`D = \mathrm{diag}\,\rho'(u)` and the coupling
+:math:`A = \partial u/\partial s`, the adjoint solves
+
+.. math:: a = D\,(\nabla_s L + A^T a), \qquad
+          \frac{dL}{dW_l} = a_l s_{l-1}^T + s_l a_{l-1}^T \;\;(l > 1), \quad \frac{dL}{dW_1} = a_1 x^T.
+
+Source: Almeida 1987 and Pineda 1987 (recurrent back-propagation). Equilibrium propagation tends to it as
+:math:`\beta \to 0`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import DivergenceError
+from continual_ep.learning.rule import (
+    FreePhase,
+    SecondPhaseRule,
+    checked_positive,
+    checked_tolerance,
+)
+from continual_ep.relaxation import CHECK_EVERY, update_groups
+
+
+@dataclass(frozen=True)
+class EquilibriumGradient(SecondPhaseRule):
+    """Recurrent back-propagation: the limit that equilibrium propagation approaches.
+
+    :param free_steps: the largest number of steps of the free phase.
+    :param adjoint_steps: the largest number of steps of the adjoint's relaxation.
+    :param tolerance: stop either when nothing changed by more than this in a step; for the adjoint,
+        relative to the largest output gradient.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    free_steps: int = 200
+    adjoint_steps: int = 200
+    tolerance: float | None = 1e-6
+
+    def __post_init__(self) -> None:
+        checked_positive("free_steps", self.free_steps)
+        checked_positive("adjoint_steps", self.adjoint_steps)
+        checked_tolerance(self.tolerance)
+
+    def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+        clamped, states = phase.clamped, phase.states
+        adjoints = self._adjoints(phase, output_gradient)
+        below = [clamped.x, *states[:-1]]
+        weights = [a.t() @ pre for a, pre in zip(adjoints, below, strict=True)]
+        feedback = [s.t() @ a for s, a in zip(states[1:], adjoints[:-1], strict=True)]
+        biases = [a.sum(0) for a in adjoints] if clamped.biases else []
+        if phase.network.feedback == "tied":
+            for layer, more in enumerate(feedback, start=1):
+                weights[layer] += more
+            feedback = []
+        return [*weights, *biases, *feedback], adjoints[0] @ clamped.weights[0]
+
+    def _adjoints(self, phase: FreePhase, output_gradient: Tensor) -> list[Tensor]:
+        slopes = phase.clamped.slopes(phase.states)
+        adjoints = [torch.zeros_like(state) for state in phase.states]
+        groups = update_groups("red-black", len(adjoints), nudged=True)
+        limit = (self.tolerance or 0.0) * float(output_gradient.abs().max())
+        for number in range(1, self.adjoint_steps + 1):
+            before = list(adjoints)
+            for group in groups:
+                for layer in group:
+                    current = phase.clamped.adjoint_current(layer, adjoints)
+                    if layer == len(adjoints) - 1:
+                        current = current + output_gradient
+                    adjoints[layer] = slopes[layer] * current
+            if number % CHECK_EVERY == 0:
+                change = max(
+                    float((new - old).abs().max())
+                    for new, old in zip(adjoints, before, strict=True)
+                )
+                if not change < float("inf"):
+                    raise DivergenceError(
+                        f"the adjoint diverged at step {number}: the free equilibrium is not stable; lower "
+                        "the gain of the weights"
+                    )
+                if change <= limit:
+                    break
+        return adjoints

@@ -1,0 +1,103 @@
+r"""The two losses of the field, able to nudge: their force can be followed through the nudged phase.
+
+They are ordinary criteria, ``criterion(output, target)``, and work with every network. Beyond that they
+tell the second phase their weight in the total, which ``nudging="loss"`` needs.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import InputError
+from continual_ep.learning.rule import Nudging
+
+
+class _TellWeights(torch.autograd.Function):
+    """The identity on per-sample losses; backward notes how much each counts in the total."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, nudging: Nudging) -> Tensor:
+        ctx.nudging = nudging
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
+        ctx.nudging.weights = weights.detach()
+        return weights, None
+
+
+class NudgingLoss(nn.Module):
+    """A loss, averaged over the batch, whose force on the output may follow the output's state."""
+
+    #: Whether the nudge has the closed form of squared error, see ``following_nudge``.
+    closed_form = False
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean loss of a batch.
+
+        :param output: shape ``(batch, classes)``.
+        :param target: class indices ``(batch,)``, or one value per output ``(batch, classes)``.
+        :raises InputError: for a class without an output unit, or other shapes.
+        """
+        losses = self.per_sample(output, dense_target(output, target))
+        nudging = getattr(output, "nudging", None)
+        if nudging is not None and losses.requires_grad:
+            nudging.loss = self
+            losses = _TellWeights.apply(losses, nudging)
+        return losses.mean()
+
+    @abstractmethod
+    def per_sample(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of every sample, shape ``(batch,)``."""
+
+    @abstractmethod
+    def gradient_change(self, output: Tensor, free_output: Tensor) -> Tensor:
+        """The per-sample gradient at ``output`` minus that at ``free_output``; the target cancels."""
+
+
+class SquaredError(NudgingLoss):
+    r""":math:`\ell = \frac{1}{2} \sum_c (o_c - y_c)^2`."""
+
+    closed_form = True
+
+    def per_sample(self, output: Tensor, target: Tensor) -> Tensor:
+        return 0.5 * (output - target).square().sum(1)
+
+    def gradient_change(self, output: Tensor, free_output: Tensor) -> Tensor:
+        return output - free_output
+
+
+class CrossEntropy(NudgingLoss):
+    r""":math:`\ell = -\sum_c y_c \log \mathrm{softmax}(o)_c`."""
+
+    def per_sample(self, output: Tensor, target: Tensor) -> Tensor:
+        return -(target * output.log_softmax(1)).sum(1)
+
+    def gradient_change(self, output: Tensor, free_output: Tensor) -> Tensor:
+        return output.softmax(1) - free_output.softmax(1)
+
+
+#: Losses by name, for configurations.
+LOSSES: dict[str, type[NudgingLoss]] = {
+    "squared-error": SquaredError,
+    "cross-entropy": CrossEntropy,
+}
+
+
+def dense_target(output: Tensor, target: Tensor) -> Tensor:
+    """Class indices as one-hot rows; targets given as rows pass unchanged."""
+    if target.dim() == 2 and target.shape == output.shape:
+        return target.to(output.dtype)
+    if target.dim() != 1 or len(target) != len(output) or target.is_floating_point():
+        raise InputError(
+            f"the target has shape {tuple(target.shape)} and type {target.dtype}; for an output of shape "
+            f"{tuple(output.shape)} give class indices (batch,) or one value per output"
+        )
+    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < output.shape[1]:
+        raise InputError(
+            f"the labels run from {int(target.min())} to {int(target.max())}, but the network has output "
+            f"units 0 to {output.shape[1] - 1}"
+        )
+    return nn.functional.one_hot(target.long(), output.shape[1]).to(output.dtype)

@@ -1,0 +1,148 @@
+"""A learning rule is a gradient: what every rule for recurrent networks is made of.
+
+``network(x)`` settles and returns the readout; autograd later hands the gradient with respect to the
+settled output layer back to the rule, whose second phase turns it into gradients of the parameters and
+of the input. So any differentiable loss and any optimizer work, and with them any Avalanche strategy.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.relaxation import settle
+
+if TYPE_CHECKING:
+    from continual_ep.learning.losses import NudgingLoss
+    from continual_ep.networks.clamped import ClampedLayers
+    from continual_ep.networks.mrnn import MRNN
+
+
+@dataclass
+class Nudging:
+    """What the loss tells the second phase, beside the gradient that autograd hands over.
+
+    :param loss: the loss, if it is one of ours.
+    :param weights: the weight of each sample's loss in the total, shape ``(batch,)``.
+    :param readout: weight and bias between output layer and loss, if the readout is outside the dynamics.
+    """
+
+    loss: "NudgingLoss | None" = None
+    weights: Tensor | None = None
+    readout: tuple[Tensor, Tensor | None] | None = None
+
+
+@dataclass
+class FreePhase:
+    """A settled network that waits for its teaching signal."""
+
+    network: "MRNN"
+    clamped: "ClampedLayers"
+    states: list[Tensor]
+    nudging: Nudging = field(default_factory=Nudging)
+
+
+def checked_positive(name: str, value: int) -> None:
+    """:raises ConfigurationError: unless ``value`` is a positive integer."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name} is {value!r}; it must be an integer of 1 or more")
+
+
+def checked_tolerance(value: float | None) -> None:
+    """:raises ConfigurationError: unless ``value`` is None or positive."""
+    if value is not None and not value > 0:
+        raise ConfigurationError(
+            f"tolerance is {value!r}; it must be positive, or None for a fixed number of steps"
+        )
+
+
+class RecurrentRule(ABC):
+    """A learning rule of a recurrent network. Rules are immutable; all state is the network's."""
+
+    free_steps: int
+    tolerance: float | None
+
+    @abstractmethod
+    def settled_output(self, network: "MRNN", x: Tensor) -> Tensor:
+        """The readout at the free equilibrium for a flat input ``(batch, n_0)``, tied to autograd."""
+
+
+class SecondPhaseRule(RecurrentRule):
+    """A rule that settles without a graph and finds its gradients in a phase of its own."""
+
+    def settled_output(self, network: "MRNN", x: Tensor) -> Tensor:
+        nudging = Nudging()
+        state = _FreePhase.apply(network, self, nudging, x, *network.dynamical_parameters)
+        output = network.read(state)
+        if network.readout == "softmax":
+            bias = network.biases[-1] if len(network.biases) else None
+            nudging.readout = (network.weights[-1], bias)
+        # Our losses find their way back to the second phase by this attribute, see losses.py.
+        output.nudging = nudging  # type: ignore[attr-defined]
+        return output
+
+    @abstractmethod
+    def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The rule's second phase.
+
+        :param phase: the settled network.
+        :param output_gradient: dL/ds of the last dynamical layer, ``(batch, n_D)``.
+        :returns: gradients in the order of ``network.dynamical_parameters``, and dL/dx.
+        """
+
+
+class _FreePhase(torch.autograd.Function):
+    """Free phase forward, the rule's second phase backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, network: "MRNN", rule: SecondPhaseRule, nudging: Nudging, *tensors: Tensor
+    ) -> Tensor:
+        x, parameters = tensors[0].detach(), [parameter.detach() for parameter in tensors[1:]]
+        clamped = network.clamp(x, parameters)
+        settled = settle(
+            clamped, network.relaxation, steps=rule.free_steps, tolerance=rule.tolerance
+        )
+        network.note_settling(settled, rule.tolerance)
+        # Saved, so that autograd notices when a parameter is changed before backward.
+        ctx.save_for_backward(*tensors)
+        ctx.network, ctx.rule, ctx.nudging = network, rule, nudging
+        ctx.states = settled.states
+        ctx.drive = clamped.drive
+        return settled.states[-1].clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Any, ...]:
+        x, *parameters = (tensor.detach() for tensor in ctx.saved_tensors)
+        clamped = ctx.network.clamp(x, parameters)
+        phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging)
+        gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
+        found = [input_gradient, *gradients]
+        wanted = ctx.needs_input_grad[3:]
+        return (
+            None,
+            None,
+            None,
+            *(g if want else None for g, want in zip(found, wanted, strict=True)),
+        )
+
+
+def hebbian_products(
+    clamped: "ClampedLayers", pairs: Sequence[tuple[Tensor, Tensor]]
+) -> list[Tensor]:
+    r"""Parameter gradients as sums of products of two activity patterns.
+
+    :param clamped: says which biases and feedback weights exist.
+    :param pairs: per layer, post- and presynaptic patterns ``(rows, n_l)``, ``(rows, n_{l-1})``;
+        the gradient of :math:`W_l` is their sum of outer products.
+    :returns: weights, biases, feedback weights, as in ``network.dynamical_parameters``.
+    """
+    weights = [post.t() @ pre for post, pre in pairs]
+    biases = [post.sum(0) for post, _ in pairs] if clamped.biases else []
+    tied = all(f is w for f, w in zip(clamped.feedback, clamped.weights[1:], strict=True))
+    return [*weights, *biases, *([] if tied else [weight.clone() for weight in weights[1:]])]

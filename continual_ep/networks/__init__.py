@@ -1,0 +1,19 @@
+"""What is wired to what: networks as PyTorch modules."""
+
+from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
+from continual_ep.networks.mlp import MLP
+from continual_ep.networks.mrnn import MRNN, Settling
+from continual_ep.networks.synapses import Synapses
+
+#: Networks by name, for configurations.
+NETWORKS: dict[str, type[MRNN] | type[MLP]] = {"mrnn": MRNN, "mlp": MLP}
+
+__all__ = [
+    "ACTIVATIONS",
+    "FEEDFORWARD_ACTIVATIONS",
+    "MLP",
+    "MRNN",
+    "NETWORKS",
+    "Settling",
+    "Synapses",
+]

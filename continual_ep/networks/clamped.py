@@ -1,0 +1,96 @@
+"""A layered network whose input is clamped: its currents, its Hebbian products, its adjoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from continual_ep.networks.activations import Activation
+
+
+@dataclass
+class ClampedLayers:
+    r"""The dynamical layers :math:`s_1 \dots s_D` above a clamped input :math:`x`.
+
+    .. math:: u_l = W_l s_{l-1} + b_l + F_{l+1}^T s_{l+1}, \qquad s_0 = x,
+
+    with tied feedback :math:`F_l = W_l`. The input never changes while the network settles, so
+    its drive :math:`W_1 x + b_1` is computed once.
+
+    :param x: the input, shape ``(batch, n_0)``.
+    :param weights: :math:`W_1 \dots W_D`, shapes ``(n_l, n_{l-1})``.
+    :param biases: :math:`b_1 \dots b_D`, shapes ``(n_l,)``; empty for a network without biases.
+    :param feedback: :math:`F_2 \dots F_D`, shapes ``(n_l, n_{l-1})``; the weights themselves if tied.
+    :param activations: one per layer.
+    :param drive: :math:`W_1 x + b_1`, shape ``(batch, n_1)``; computed if not given.
+    """
+
+    x: Tensor
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    feedback: Sequence[Tensor]
+    activations: Sequence[Activation]
+    drive: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.drive is None:
+            bias = self.biases[0] if self.biases else None
+            self.drive = torch.nn.functional.linear(self.x, self.weights[0], bias)
+
+    def initial_states(self) -> list[Tensor]:
+        """All units at zero."""
+        return [self.x.new_zeros(len(self.x), len(weight)) for weight in self.weights]
+
+    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """The total input current of ``layer`` (0 = first above the input), ``(batch, n_layer)``."""
+        assert self.drive is not None
+        above = layer + 1 < len(self.weights)
+        if layer == 0:
+            if above:
+                return torch.addmm(self.drive, states[1], self.feedback[0], out=out)
+            return self.drive.clone() if out is None else out.copy_(self.drive)
+        if self.biases:
+            weight = self.weights[layer].t()
+            current = torch.addmm(self.biases[layer], states[layer - 1], weight, out=out)
+        else:
+            current = torch.mm(states[layer - 1], self.weights[layer].t(), out=out)
+        if not above:
+            return current
+        return torch.addmm(current, states[layer + 1], self.feedback[layer], out=out)
+
+    def repeated(self, times: int) -> "ClampedLayers":
+        """The same network on a batch repeated ``times`` times, without a second drive."""
+        assert self.drive is not None
+        x, drive = (value.repeat(times, 1) for value in (self.x, self.drive))
+        return ClampedLayers(x, self.weights, self.biases, self.feedback, self.activations, drive)
+
+    def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
+        r"""The slopes :math:`\rho_l'(u_l)` at ``states``."""
+        return [
+            activation.slope(self.current(layer, states))
+            for layer, activation in enumerate(self.activations)
+        ]
+
+    def adjoint_current(self, layer: int, adjoints: Sequence[Tensor]) -> Tensor:
+        r"""The transposed coupling, :math:`F_l a_{l-1} + W_{l+1}^T a_{l+1}`, ``(batch, n_layer)``."""
+        total = torch.zeros_like(adjoints[layer])
+        if layer > 0:
+            total = total + adjoints[layer - 1] @ self.feedback[layer - 1].t()
+        if layer + 1 < len(self.weights):
+            total = total + adjoints[layer + 1] @ self.weights[layer + 1]
+        return total
+
+    def blame(self) -> str | None:
+        """Whether the input or a parameter is not finite, and which."""
+        if not bool(self.x.isfinite().all()):
+            return "the input holds NaN or infinity: clean the data"
+        for kind, values in (
+            ("weights", self.weights),
+            ("biases", self.biases),
+            ("feedback", self.feedback),
+        ):
+            for number, value in enumerate(values, start=1):
+                if not bool(value.isfinite().all()):
+                    return f"{kind}[{number - 1}] holds NaN or infinity: lower the learning rate"
+        return None

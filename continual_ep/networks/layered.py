@@ -1,0 +1,102 @@
+"""What layered networks share: sizes, initial weights, inputs, optimizer groups."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.networks.synapses import Synapses
+
+
+class LayeredNetwork(nn.Module):
+    """A network that is a stack of layers with all-to-all synapses between neighbours."""
+
+    sizes: tuple[int, ...]
+
+    @abstractmethod
+    def _layer_parameters(self, layer: int) -> list[nn.Parameter]:
+        """All parameters that belong to the synapses onto layer ``layer + 1``."""
+
+    @abstractmethod
+    def synapses(self) -> list[Synapses]:
+        """The synapse layers, first to last, the readout included."""
+
+    @abstractmethod
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """The activations of all layers above the input, without a graph."""
+
+    def parameter_groups(self, learning_rates: Sequence[float]) -> list[dict[str, Any]]:
+        """Optimizer groups with one learning rate per synapse layer, first to last.
+
+        A bias and a feedback weight learn at the rate of their layer.
+
+        :raises ConfigurationError: unless there is one rate per layer.
+        """
+        rates = per_layer(learning_rates, len(self.sizes) - 1, "learning rate")
+        return [
+            {"params": self._layer_parameters(layer), "lr": rate}
+            for layer, rate in enumerate(rates)
+        ]
+
+
+def validated_sizes(sizes: Sequence[int], *, hidden: int) -> tuple[int, ...]:
+    """``sizes`` as a tuple.
+
+    :param hidden: the least number of hidden layers.
+    :raises ConfigurationError: for too few layers or a layer without units.
+    """
+    found = tuple(int(size) for size in sizes)
+    if len(found) < 2 + hidden or min(found) < 1:
+        need = "an input, a hidden layer and an output" if hidden else "an input and an output"
+        raise ConfigurationError(
+            f"sizes {list(sizes)} make no network: give {need}, each of one unit or more"
+        )
+    return found
+
+
+def per_layer(value: float | Sequence[float], layers: int, what: str) -> list[float]:
+    """One value per synapse layer.
+
+    :raises ConfigurationError: for a sequence of another length.
+    """
+    values = (
+        [float(value)] * layers if isinstance(value, int | float) else [float(v) for v in value]
+    )
+    if len(values) != layers:
+        raise ConfigurationError(
+            f"{len(values)} values of {what} were given for {layers} synapse layers: give one, or {layers}"
+        )
+    return values
+
+
+def initial_weight(
+    post: int, pre: int, bound: float, generator: torch.Generator | None
+) -> nn.Parameter:
+    r"""A weight ``(post, pre)`` from :math:`U(\pm\mathrm{bound})`."""
+    device = generator.device if generator is not None else None
+    weight = torch.empty(post, pre, device=device)
+    return nn.Parameter(weight.uniform_(-bound, bound, generator=generator))
+
+
+def flat_input(x: Tensor, features: int) -> Tensor:
+    """``x`` as a matrix ``(batch, features)``.
+
+    :raises InputError: for integers, a single sample without batch, or another number of values.
+    """
+    if not x.is_floating_point():
+        raise InputError(
+            f"the input is of type {x.dtype}: scale it to floating point, e.g. x.float() / 255"
+        )
+    if (
+        x.dim() < 2
+        or x[0:1].numel() not in (0, features)
+        or (len(x) == 0 and x.shape[1:].numel() != features)
+    ):
+        raise InputError(
+            f"the input has shape {tuple(x.shape)}; the network needs (batch, {features}), "
+            f"or (batch, ...) with {features} values per sample"
+        )
+    return x.flatten(1)

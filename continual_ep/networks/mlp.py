@@ -1,0 +1,125 @@
+"""The multilayer perceptron: the feed-forward twin of the MRNN, for comparisons."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.backprop import Backprop
+from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS, activation_named
+from continual_ep.networks.layered import (
+    LayeredNetwork,
+    flat_input,
+    initial_weight,
+    per_layer,
+    validated_sizes,
+)
+from continual_ep.networks.synapses import Synapses
+
+READOUTS = ("linear", "activated", "straight-through", "softmax")
+
+
+class MLP(LayeredNetwork):
+    r"""A stack of layers :math:`s_l = \rho(W_l s_{l-1} + b_l)`, trained by back-propagation.
+
+    Main arguments:
+
+    :param sizes: units per layer, input first.
+    :param activation: of the hidden layers; those of the MRNN, and ``"relu"``.
+    :param readout: ``"linear"`` or ``"softmax"`` (logits; the same thing in a feed-forward network),
+        ``"activated"``, or ``"straight-through"`` (activated, but learning as if it were linear, so that
+        a silent output unit can still learn, as in Tadros et al. 2022, doi:10.1038/s41467-022-34938-7).
+
+    Other arguments:
+
+    :param bias: give every layer biases, initially zero.
+    :param dropout: probability of silencing a hidden unit during training (inverted dropout).
+    :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n_{l-1}})`; one gain, or one per layer.
+    :param init: draw the weights from :math:`U(\pm\mathrm{init})` instead.
+    :param learning: :class:`~continual_ep.learning.Backprop`, the only rule of this network.
+    :param generator: for the initial weights; default torch's global one.
+    :raises ConfigurationError: for an unknown option or sizes that make no network.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str = "relu",
+        readout: str = "linear",
+        bias: bool = False,
+        dropout: float = 0.0,
+        gain: float | Sequence[float] = 1.0,
+        init: float | None = None,
+        learning: Backprop | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if readout not in READOUTS:
+            raise ConfigurationError(f"readout {readout!r} is unknown; choose one of {READOUTS}")
+        if not 0.0 <= dropout < 1.0:
+            raise ConfigurationError(f"dropout is {dropout}; it must lie in [0, 1)")
+        if not isinstance(learning or Backprop(), Backprop):
+            raise ConfigurationError(
+                f"an MLP cannot learn by {type(learning).__name__}: it has no dynamics; use Backprop"
+            )
+        self.sizes = validated_sizes(sizes, hidden=0)
+        self.activation, self.readout, self.dropout = activation, readout, dropout
+        self.learning = learning or Backprop()
+        self._rate = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
+        pairs = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        gains = per_layer(gain, len(pairs), "gain")
+        self.weights = nn.ParameterList(
+            initial_weight(post, pre, init if init is not None else g / math.sqrt(pre), generator)
+            for (pre, post), g in zip(pairs, gains, strict=True)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(post)) for _, post in pairs if bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The readout, shape ``(batch, sizes[-1])``.
+
+        :raises InputError: for an input that does not fit.
+        """
+        return self._layers(x)[-1]
+
+    def _layers(self, x: Tensor) -> list[Tensor]:
+        state, states = flat_input(x, self.sizes[0]), []
+        last = len(self.weights) - 1
+        for layer, weight in enumerate(self.weights):
+            bias = self.biases[layer] if len(self.biases) else None
+            current = nn.functional.linear(state, weight, bias)
+            if layer < last:
+                state = nn.functional.dropout(self._rate(current), self.dropout, self.training)
+            elif self.readout == "activated":
+                state = self._rate(current)
+            elif self.readout == "straight-through":
+                state = current + (self._rate(current) - current).detach()
+            else:
+                state = current
+            states.append(state)
+        return states
+
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """The activations of layers 1 ... L in evaluation mode, without a graph."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return self._layers(x)
+        finally:
+            self.train(training)
+
+    def _layer_parameters(self, layer: int) -> list[nn.Parameter]:
+        return [self.weights[layer], *([self.biases[layer]] if len(self.biases) else [])]
+
+    def synapses(self) -> list[Synapses]:
+        """The synapse layers, first to last, the readout included."""
+        return [
+            Synapses(f"weights.{layer}", weight, self.biases[layer] if len(self.biases) else None)
+            for layer, weight in enumerate(self.weights)
+        ]
+
+    def extra_repr(self) -> str:
+        return f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, readout={self.readout}"

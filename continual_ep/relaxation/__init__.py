@@ -1,0 +1,17 @@
+"""How a network settles: update orders, time step, stopping, traces."""
+
+from continual_ep.relaxation.orders import ORDERS, update_groups
+from continual_ep.relaxation.reference import reference_settle
+from continual_ep.relaxation.settle import CHECK_EVERY, Nudge, Relaxation, Settled, settle, step
+
+__all__ = [
+    "CHECK_EVERY",
+    "ORDERS",
+    "Nudge",
+    "Relaxation",
+    "Settled",
+    "reference_settle",
+    "settle",
+    "step",
+    "update_groups",
+]

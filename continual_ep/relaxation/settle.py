@@ -1,0 +1,198 @@
+r"""The relaxation of a network with clamped input to its equilibrium.
+
+Every layer follows
+
+.. math:: s_l \leftarrow (1 - dt)\, s_l + dt\, \rho_l(u_l(s)),
+
+with :math:`u_l` the total input current of the layer. ``dt = 1`` is the discrete map, ``0 < dt < 1``
+the Euler step of the leaky rate dynamics; the fixed points are the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError, DivergenceError
+from continual_ep.relaxation.orders import Groups, update_groups
+
+if TYPE_CHECKING:
+    from continual_ep.networks.activations import Activation
+
+#: Steps between two tests of the tolerance: each test costs a copy and, on a GPU, a synchronisation.
+CHECK_EVERY = 4
+
+#: Turns the current of the output layer into its nudged current; gets the current and the old state.
+Nudge = Callable[[Tensor, Tensor], Tensor]
+
+
+class Clamped(Protocol):
+    """A network whose input is clamped: all that a relaxation needs to know of it."""
+
+    @property
+    def activations(self) -> "Sequence[Activation]":
+        """One per layer above the input."""
+
+    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """The total input current, shape ``(batch, n_layer)``; into ``out`` if given."""
+
+    def initial_states(self) -> list[Tensor]:
+        """The states at rest, one tensor ``(batch, n_layer)`` per layer."""
+
+    def blame(self) -> str | None:
+        """What is not finite in the input or the parameters, in words; None if nothing."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """How a network settles.
+
+    :param order: ``"synchronous"``, ``"red-black"`` or ``"sweep"``, see :mod:`.orders`.
+    :param dt: the Euler step in units of the membrane time constant, in (0, 1]; 1 is the discrete map.
+    :raises ConfigurationError: for an unknown order or a ``dt`` outside (0, 1].
+    """
+
+    order: str = "red-black"
+    dt: float = 1.0
+
+    def __post_init__(self) -> None:
+        update_groups(self.order, 1)
+        if not 0.0 < self.dt <= 1.0:
+            raise ConfigurationError(
+                f"dt is {self.dt}; it must lie in (0, 1], 1 being the discrete map"
+            )
+
+
+@dataclass
+class Settled:
+    """Where a relaxation ended.
+
+    :param states: one tensor ``(batch, n_l)`` per layer above the input.
+    :param steps: the number of steps taken.
+    :param residual: the largest change of any unit in the last step, in units of the state.
+    :param trace: the states after every step, if a trace was asked for.
+    """
+
+    states: list[Tensor]
+    steps: int
+    residual: float
+    trace: list[list[Tensor]] = field(default_factory=list)
+
+
+def step(
+    clamped: Clamped, states: list[Tensor], groups: Groups, dt: float, nudge: Nudge | None = None
+) -> None:
+    """One step, replacing the tensors in ``states``; differentiable by autograd."""
+    last = len(states) - 1
+    for group in groups:
+        rates = []
+        for layer in group:
+            current = clamped.current(layer, states)
+            if nudge is not None and layer == last:
+                current = nudge(current, states[layer])
+            rates.append(clamped.activations[layer](current))
+        for layer, rate in zip(group, rates, strict=True):
+            states[layer] = rate if dt == 1.0 else torch.lerp(states[layer], rate, dt)
+
+
+def _step_in_place(
+    clamped: Clamped,
+    states: list[Tensor],
+    buffers: list[Tensor],
+    groups: Groups,
+    dt: float,
+    nudge: Nudge | None,
+) -> None:
+    """:func:`step` without allocation: new states go to ``buffers``, and the two change places."""
+    last = len(states) - 1
+    for group in groups:
+        for layer in group:
+            current = clamped.current(layer, states, out=buffers[layer])
+            if nudge is not None and layer == last:
+                current = nudge(current, states[layer])
+            clamped.activations[layer].in_place(current)
+        for layer in group:
+            if dt == 1.0:
+                states[layer], buffers[layer] = buffers[layer], states[layer]
+            else:
+                states[layer].lerp_(buffers[layer], dt)
+
+
+@torch.no_grad()
+def settle(
+    clamped: Clamped,
+    relaxation: Relaxation,
+    *,
+    steps: int,
+    start: Sequence[Tensor] | None = None,
+    tolerance: float | None = None,
+    nudge: Nudge | None = None,
+    trace: bool = False,
+    phase: str = "free phase",
+) -> Settled:
+    """Let a clamped network settle.
+
+    :param clamped: the network, its input clamped.
+    :param relaxation: update order and time step.
+    :param steps: the number of steps, or the largest number if ``tolerance`` is given.
+    :param start: the states to start from (left untouched); default: at rest.
+    :param tolerance: stop when no unit changed by more than this in a step; tested every
+        :data:`CHECK_EVERY` steps.
+    :param nudge: a nudge of the output layer; with one, orders begin at the output.
+    :param trace: keep the states after every step.
+    :param phase: the name of the phase, for messages.
+    :returns: the states reached, with statistics.
+    :raises DivergenceError: when a state becomes NaN or infinite.
+    """
+    origin = clamped.initial_states() if start is None else start
+    states = [state.clone() for state in origin]
+    buffers = [torch.empty_like(state) for state in states]
+    groups = update_groups(relaxation.order, len(states), nudged=nudge is not None)
+    history: list[list[Tensor]] = []
+    residual = float("inf")
+    taken = 0
+    while taken < steps:
+        taken += 1
+        due = taken == steps or (tolerance is not None and taken % CHECK_EVERY == 0)
+        before = [state.clone() for state in states] if due else None
+        _step_in_place(clamped, states, buffers, groups, relaxation.dt, nudge)
+        if trace:
+            history.append([state.clone() for state in states])
+        if before is not None:
+            residual = _largest_change(before, states)
+            if not residual < float("inf"):
+                _raise_divergence(clamped, relaxation.dt, groups, origin, taken, nudge, phase)
+            if tolerance is not None and residual <= tolerance:
+                break
+    return Settled(states, taken, residual, history)
+
+
+def _largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """The largest change of any unit; NaN or infinity if any state is."""
+    changes = [(new - old).abs_().max() for old, new in zip(before, after, strict=True)]
+    return float(torch.stack(changes).max())
+
+
+def _raise_divergence(
+    clamped: Clamped,
+    dt: float,
+    groups: Groups,
+    origin: Sequence[Tensor],
+    steps: int,
+    nudge: Nudge | None,
+    phase: str,
+) -> None:
+    """Repeat the relaxation step by step to say where it first left the finite numbers."""
+    cause = clamped.blame()
+    states = list(origin)
+    place = f"by step {steps}"
+    for number in range(1, steps + 1):
+        step(clamped, states, groups, dt, nudge)
+        bad = [layer for layer, state in enumerate(states) if not bool(state.isfinite().all())]
+        if bad:
+            place = f"in layer {bad[0] + 1} at step {number}"
+            break
+    remedy = cause or "the input and the parameters are finite: lower dt, beta or the weights' gain"
+    raise DivergenceError(f"the {phase} left the finite numbers {place}: {remedy}")
