@@ -1,0 +1,274 @@
+"""The options of a run, group by group, with the demo's numbers as defaults.
+
+Nothing here imports torch: the command line checks a configuration before it starts anything heavy.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from continual_ep.experiments.keys import refuse_unknown_keys
+
+Rate = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+STREAM_NAMES = ("digits", "mnist", "fashion-mnist", "kmnist")
+
+
+class Options(BaseModel):
+    """A group of options: frozen, and unknown keys are errors that name the closest one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            refuse_unknown_keys(values, list(cls.model_fields))
+        return values
+
+
+class StreamOptions(Options):
+    """What is learned, and when."""
+
+    name: str = Field(
+        default="digits", description="digits, mnist, fashion-mnist, kmnist or a path to .npz"
+    )
+    experiences: Count | list[Count] = Field(
+        default=5, description="number of experiences, or the number of classes in each"
+    )
+    order_seed: Annotated[int, Field(ge=0)] | None = Field(
+        default=0, description="seed of the class order, not of the run; null: the natural order"
+    )
+    class_order: list[int] | None = Field(
+        default=None, description="explicit class order, first to last"
+    )
+    root: str | None = Field(
+        default=None, description="folder of the data sets; null: the default folder"
+    )
+    download: bool = Field(default=False, description="fetch a missing torchvision data set")
+    validation: Fraction = Field(default=0.0, description="part of the training data held out")
+    per_class: Count | None = Field(
+        default=None, description="keep so many training samples per class"
+    )
+    per_experience: Count | None = Field(default=None, description="keep so many per experience")
+    scale: Literal["auto", "max", "none"] = Field(
+        default="auto", description="how inputs are scaled"
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if name not in STREAM_NAMES and not name.endswith(".npz"):
+            raise ValueError(f"allowed: {', '.join(STREAM_NAMES)} or a path to an .npz file")
+        return name
+
+
+class NetworkOptions(Options):
+    """What is wired to what."""
+
+    kind: Literal["auto", "mrnn", "mlp"] = Field(
+        default="auto", description="auto: mlp for backprop, mrnn for every other rule"
+    )
+    hidden: list[Count] = Field(default=[100], description="units of the hidden layers")
+    activation: (
+        Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "clipped-relu", "relu"] | None
+    ) = Field(
+        default=None, description="of the hidden layers; null: hard-sigmoid (mrnn) or relu (mlp)"
+    )
+    readout: Literal["linear", "activated", "softmax", "straight-through"] = Field(
+        default="linear", description="straight-through: mlp only"
+    )
+    bias: bool = Field(default=False, description="give every layer biases")
+    gain: Rate | list[Rate] = Field(
+        default=1.0, description="scale of the initial weights; one, or per layer"
+    )
+    feedback: Literal["tied", "untied"] = Field(default="tied", description="mrnn only")
+    order: Literal["red-black", "synchronous", "forward-sweep", "backward-sweep"] = Field(
+        default="red-black", description="order of updates; mrnn only"
+    )
+    dt: float = Field(default=1.0, gt=0, le=1, description="time step, 1 = discrete map; mrnn only")
+    dropout: Fraction = Field(
+        default=0.0, description="probability of silencing a hidden unit; mlp only"
+    )
+    init: Rate | None = Field(
+        default=None, description="draw weights from U(-init, init); mlp only"
+    )
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> "NetworkOptions":
+        only = {
+            "mlp": ("feedback", "order", "dt"),
+            "mrnn": ("dropout", "init"),
+        }
+        for name in only.get(self.kind, ()):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                other = "mrnn" if self.kind == "mlp" else "mlp"
+                raise ValueError(f"{name} is an option of kind {other}, not of kind {self.kind}")
+        return self
+
+
+class RuleOptions(Options):
+    """What every learning rule can be given."""
+
+    label: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._=+-]*$",
+        description="name in tables and folders; null: the rule's name",
+    )
+    learning_rates: Rate | list[Rate] | None = Field(
+        default=None, description="instead of training.learning_rates"
+    )
+
+
+class EquilibriumPropagationOptions(RuleOptions):
+    """Equilibrium propagation."""
+
+    rule: Literal["equilibrium-propagation"] = "equilibrium-propagation"
+    beta: Rate = Field(default=0.1, description="strength of the nudge")
+    estimator: Literal["centered", "one-sided", "random-sign"] = "centered"
+    free_steps: Count = 30
+    nudged_steps: Count = 6
+    tolerance: Rate | None = Field(
+        default=None, description="stop a phase that moves less; null: never"
+    )
+    nudging: Literal["force", "loss"] = Field(default="loss", description="loss: as published")
+
+
+class BPTTOptions(RuleOptions):
+    """Back-propagation through time."""
+
+    rule: Literal["bptt"] = "bptt"
+    free_steps: Count = 30
+    backward_steps: Count | None = Field(
+        default=None, description="steps differentiated; null: all"
+    )
+    tolerance: Rate | None = Field(
+        default=None, description="stop a phase that moves less; null: never"
+    )
+
+
+class EquilibriumGradientOptions(RuleOptions):
+    """The exact gradient at the equilibrium."""
+
+    rule: Literal["equilibrium-gradient"] = "equilibrium-gradient"
+    free_steps: Count = 200
+    adjoint_steps: Count = 200
+    tolerance: Rate | None = 1e-6
+
+
+class BackpropOptions(RuleOptions):
+    """Back-propagation in the feed-forward twin."""
+
+    rule: Literal["backprop"] = "backprop"
+
+
+LearningOptions = Annotated[
+    EquilibriumPropagationOptions | BPTTOptions | EquilibriumGradientOptions | BackpropOptions,
+    Field(discriminator="rule"),
+]
+RULES: dict[str, type[RuleOptions]] = {
+    "equilibrium-propagation": EquilibriumPropagationOptions,
+    "bptt": BPTTOptions,
+    "equilibrium-gradient": EquilibriumGradientOptions,
+    "backprop": BackpropOptions,
+}
+
+
+class TrainingOptions(Options):
+    """How the awake network is trained in each experience."""
+
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rates: Rate | list[Rate] = Field(
+        default=0.1, description="one, or one per synapse layer"
+    )
+    momentum: Fraction = Field(default=0.0, description="sgd only")
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: Count = 32
+    epochs: Count = Field(default=8, description="passes through each experience")
+    loss: Literal["squared-error", "cross-entropy"] = "squared-error"
+    reset_optimizer: bool = Field(
+        default=False, description="forget momentum at each new experience"
+    )
+
+    @model_validator(mode="after")
+    def _momentum_needs_sgd(self) -> "TrainingOptions":
+        if self.optimizer == "adam" and self.momentum:
+            raise ValueError("momentum is an option of sgd; adam has its own moments")
+        return self
+
+
+class RehearsalOptions(Options):
+    """Exemplars replayed while awake."""
+
+    per_class: Count | None = Field(default=2, description="exemplars kept of each class")
+    total: Count | None = Field(
+        default=None, description="exemplars kept in all, instead of per_class"
+    )
+    selection: Literal["reservoir", "class-balanced", "herding"] = "class-balanced"
+    batch_size: Count | None = Field(
+        default=None, description="exemplars in each mixed batch; null: half"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _total_instead(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("total") and "per_class" not in values:
+            return {**values, "per_class": None}
+        return values
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "RehearsalOptions":
+        if (self.per_class is None) == (self.total is None):
+            raise ValueError("give either per_class or total (set the other to null)")
+        return self
+
+
+class SleepOptions(Options):
+    """Sleep replay after experiences. A constant left at null is the preset's."""
+
+    when: Literal["every", "last"] | list[Annotated[int, Field(ge=0)]] = Field(
+        default="every",
+        description="after which experiences: every, last, or a list counted from 0",
+    )
+    preset: str = Field(
+        default="calibrated", description="calibrated, tadros2022, tadros2022:mnist, ..."
+    )
+    dreams: str = Field(default="all", description="what is dreamt of")
+    steps: Count | None = Field(default=None, description="length of the first night")
+    growth: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="of later nights"
+    )
+    increase: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="synaptic step up"
+    )
+    decrease: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="synaptic step down"
+    )
+    gate_width: Rate | None = None
+    leak: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="of the membranes"
+    )
+    max_rate: Rate | None = Field(default=None, description="Hz, of an input of 1")
+    window: Count | Literal["auto", "whole"] | None = Field(
+        default=None, description="side of the dreamt image window in pixels"
+    )
+    subset: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="part of the inputs that dream at each step, where there is no window",
+    )
+    thresholds: list[Rate] | Literal["calibrated"] | None = Field(
+        default=None, description="per layer"
+    )
+    firing_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="target of the calibration of hidden layers"
+    )
+    output_threshold: Rate | None = Field(
+        default=None, description="calibration of the output layer"
+    )
+    feedback: bool | None = Field(default=None, description="currents from the layer above")
+    biases: Literal["ignore", "current", "zero-output"] | None = None
+    quiet_steps: Count | Literal["never"] | None = Field(
+        default=None, description="wake up when nobody has fired for so long"
+    )

@@ -1,0 +1,168 @@
+"""The configuration: what it accepts, what it refuses and how it says so."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.experiments.config import RunConfig, config_from, read_yaml, seeds_from
+from continual_ep.experiments.overrides import (
+    assign,
+    choose_learning,
+    parsed_assignment,
+    switch,
+)
+
+
+def test_the_defaults_are_the_demo() -> None:
+    config = RunConfig()
+    assert (config.stream.name, config.stream.experiences) == ("digits", 5)
+    assert [entry.rule for entry in config.learning] == ["equilibrium-propagation", "bptt"]
+    assert config.arms == ["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
+    assert config.rehearsal is not None and config.rehearsal.per_class == 2
+    assert config.seeds == [0, 1, 2]
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = config_from(
+        {
+            "stream": {"experiences": 2},
+            "learning": [{"rule": "bptt", "free_steps": 9}],
+            "sleep": None,
+        }
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    assert config_from(read_yaml(path)) == config
+    assert set(yaml.safe_load(config.to_yaml())) == set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"straem": {}}, ["unknown key 'straem'", "did you mean 'stream'", "learning"]),
+        ({"stream": {"experience": 2}}, ["stream", "did you mean 'experiences'"]),
+        ({"stream": {"name": "cifar"}}, ["stream.name", "digits", ".npz", "'cifar'"]),
+        ({"stream": {"experiences": 0}}, ["stream.experiences", "greater than or equal to 1"]),
+        ({"learning": "hebb"}, ["'hebb'", "equilibrium-propagation", "backprop"]),
+        ({"learning": {"rule": "bptt", "beta": 0.1}}, ["learning.0", "'beta'", "free_steps"]),
+        ({"learning": {"beta": 0.1}}, ["no rule", "equilibrium-propagation"]),
+        ({"learning": []}, ["learning", "at least 1"]),
+        ({"learning": ["bptt", "bptt"]}, ["label"]),
+        ({"arms": ["nap"]}, ["arms.0", "'sequential'", "'rehearsal+sleep'"]),
+        ({"arms": ["sleep"], "sleep": None}, ["'sleep'", "null"]),
+        ({"seeds": "3:1"}, ["seeds", "0:3"]),
+        ({"seeds": [1, 1]}, ["seeds", "1 given more than once"]),
+        ({"seeds": []}, ["seeds", "at least 1"]),
+        ({"device": "gpu"}, ["device", "cuda:N"]),
+        ({"evaluate": "validation"}, ["stream.validation"]),
+        ({"network": {"kind": "mlp"}}, ["network.kind", "equilibrium-propagation", "mrnn"]),
+        ({"network": {"kind": "mrnn", "dropout": 0.5}}, ["dropout", "mlp"]),
+        ({"network": {"activation": "relu"}}, ["relu", "bounded"]),
+        ({"rehearsal": {"per_class": 2, "total": 5}}, ["either per_class or total"]),
+        ({"training": {"optimizer": "adam", "momentum": 0.9}}, ["momentum", "sgd"]),
+        ({"training": {"learning_rates": [0.1]}}, ["learning_rates", "2 synapse layers"]),
+        ({"training": {"batch_size": 2.5}}, ["training.batch_size", "integer"]),
+        ([1, 2], ["list", "stream"]),
+    ],
+)
+def test_impossible_values_are_refused_with_what_is_allowed(
+    values: object, words: list[str]
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config_from(values)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_seeds_and_shorthands() -> None:
+    assert seeds_from("0:3") == [0, 1, 2]
+    assert config_from({"seeds": "4"}).seeds == config_from({"seeds": 4}).seeds == [4]
+    assert config_from({"learning": "backprop"}).learning[0].rule == "backprop"
+    assert config_from({"rehearsal": {"total": 30}}).rehearsal.per_class is None  # type: ignore[union-attr]
+
+
+def test_switching_sleep_off_removes_its_arms() -> None:
+    assert config_from({"sleep": None}).arms == ["sequential", "rehearsal"]
+    assert config_from({"sleep": None, "rehearsal": None}).arms == ["sequential"]
+    values: dict[str, object] = {"arms": ["sleep", "sequential"]}
+    switch(values, "sleep", on=False)
+    assert config_from(values).arms == ["sequential"]
+
+
+def test_the_folder_is_named_by_what_changes_numbers() -> None:
+    config = RunConfig()
+    same = config_from({"workers": 1, "tensorboard": True, "stream": {"root": "elsewhere"}})
+    other = config_from({"stream": {"order_seed": 1}})
+    assert config.folder() == same.folder() == Path("runs") / f"digits-{config.digest()}"
+    assert other.folder() != config.folder()
+    assert config_from({"out": "here"}).folder() == Path("here")
+
+
+def test_dotted_assignments() -> None:
+    values: dict[str, object] = {"sleep": None}
+    for text in ("stream.experiences=2", "sleep.steps=7", "learning.1.free_steps=4", "seeds=0:2"):
+        keys, value = parsed_assignment(text)
+        assign(values, keys, value)
+    config = config_from(values)
+    assert config.stream.experiences == 2
+    assert config.sleep is not None and config.sleep.steps == 7
+    assert [entry.free_steps for entry in config.learning] == [30, 4]  # type: ignore[union-attr]
+    assert config.seeds == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stream", "KEY=VALUE"),
+        ("learning.beta=1", "is a list"),
+        ("learning.7.beta=1", "0 to 1"),
+        ("device.x=1", "no keys of its own"),
+        ("stream.name=[", "not a YAML value"),
+    ],
+)
+def test_impossible_assignments(text: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        keys, value = parsed_assignment(text)
+        assign({"device": "cpu"}, keys, value)
+
+
+def test_choosing_a_rule_keeps_the_parameters_it_has() -> None:
+    values: dict[str, object] = {"learning": [{"rule": "bptt", "free_steps": 3}]}
+    choose_learning(values, ["backprop", "bptt"])
+    config = config_from(values)
+    assert [entry.rule for entry in config.learning] == ["backprop", "bptt"]
+    assert config.learning[1].free_steps == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("content", ["a: [", "\x00"])
+def test_a_file_that_is_not_yaml(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"broken\.yaml"):
+        read_yaml(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.yaml"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_every_parameter_of_a_rule_can_be_configured() -> None:
+    from continual_ep.experiments.options import RULES, RuleOptions
+    from continual_ep.learning import LEARNING_RULES
+
+    assert set(RULES) == set(LEARNING_RULES)
+    for name, options in RULES.items():
+        own = set(options.model_fields) - set(RuleOptions.model_fields) - {"rule"}
+        assert own == {field.name for field in dataclasses.fields(LEARNING_RULES[name])}
+
+
+def test_checking_a_configuration_does_not_import_torch() -> None:
+    code = "import sys, continual_ep.experiments.overrides; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
