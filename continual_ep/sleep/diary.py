@@ -1,0 +1,75 @@
+"""The dream diary: what happened in a night."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SleepDiary:
+    """What happened in a night. Layer names are those of the weights that feed the layers.
+
+    :param layers: names of the layers above the input.
+    :param counts: spikes per step and layer, ``(steps, 1 + layers)``; column 0 is the input.
+    :param unit_counts: spikes of each unit over the night, one tensor per layer above the input.
+    :param weight_change: Frobenius norm of each layer's change of weight.
+    :param relative_change: the same, divided by the norm of the weight before.
+    :param thresholds: of each layer; :param gains: of each layer's current.
+    :param asked_steps: the length of the night that was planned.
+    :param quiet_steps: how long nobody has to fire for the spiking to count as died out.
+    """
+
+    layers: tuple[str, ...]
+    counts: Tensor
+    unit_counts: tuple[Tensor, ...]
+    weight_change: tuple[float, ...]
+    relative_change: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    gains: tuple[float, ...]
+    asked_steps: int
+    quiet_steps: int = 1000
+
+    @property
+    def steps(self) -> int:
+        """The steps that were slept."""
+        return len(self.counts)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the night ended because nobody fired any more."""
+        return self.steps < self.asked_steps
+
+    @property
+    def spikes(self) -> tuple[int, ...]:
+        """Spikes of each layer above the input over the night."""
+        return tuple(int(count) for count in self.counts[:, 1:].sum(0))
+
+    @property
+    def died_out(self) -> int | None:
+        """The first step from which nobody above the input fired any more; None: they still do.
+
+        Silence counts from ``quiet_steps`` steps on.
+        """
+        fired = self.counts[:, 1:].sum(1).nonzero()
+        last = int(fired[-1]) if len(fired) else -1
+        return last + 1 if self.steps - last > self.quiet_steps else None
+
+    def summary(self) -> dict[str, Any]:
+        """The diary without its series, as plain numbers for JSON."""
+        return {
+            "steps": self.steps,
+            "stopped_early": self.stopped_early,
+            "died_out": self.died_out,
+            "input_spikes": int(self.counts[:, 0].sum()),
+            "layers": {
+                name: {
+                    "spikes": self.spikes[layer],
+                    "weight_change": self.weight_change[layer],
+                    "relative_change": self.relative_change[layer],
+                    "threshold": self.thresholds[layer],
+                    "gain": self.gains[layer],
+                }
+                for layer, name in enumerate(self.layers)
+            },
+        }

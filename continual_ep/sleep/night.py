@@ -1,0 +1,137 @@
+"""A night of sleep: the fast engine beside :mod:`continual_ep.sleep.reference`.
+
+It does what the reference does, but touches only the synapses of units that spike: on the way in
+those of the active inputs, on the way back those of the units that fired.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from continual_ep.sleep.diary import SleepDiary
+from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.sleepers import Signal, Sleeper, relayed, spikes_at
+
+Array = NDArray[Any]
+
+
+@dataclass(eq=False)
+class SleepingChain:
+    """A chain during one night.
+
+    :param spikes: of the input, step after step.
+    :param gains: of the synaptic currents, by layer; :param constants: constant currents.
+    :param plastic: which layers change.
+    """
+
+    sleepers: list[Sleeper]
+    spikes: Iterator[Signal]
+    thresholds: Sequence[float]
+    gains: Sequence[float]
+    constants: Sequence[Array | float]
+    plastic: Sequence[bool]
+    dtype: Any
+
+    def __post_init__(self) -> None:
+        self.membranes = [np.zeros(sleeper.units, self.dtype) for sleeper in self.sleepers]
+        self.unit_counts = [np.zeros(sleeper.units, np.int64) for sleeper in self.sleepers]
+        self.fired: list[Array] = [np.zeros(0, np.intp) for _ in self.sleepers]
+
+    def step(self, parameters: SleepParameters) -> Iterable[int]:
+        """One step; the number of spikes in the input and in each layer."""
+        below = next(self.spikes)
+        counts = [len(below.active)]
+        for layer, sleeper in enumerate(self.sleepers):
+            if sleeper.relays:
+                below = relayed(below, sleeper.relays, self.dtype)
+            membrane = self.membranes[layer]
+            membrane *= parameters.leak
+            self._excite(layer, membrane, below, parameters)
+            fired = (membrane >= self.thresholds[layer]).nonzero()[0]
+            if len(fired):
+                if self.plastic[layer]:
+                    sleeper.learn(fired, below)
+                membrane[fired] = 0.0
+                self.unit_counts[layer][fired] += 1
+            self.fired[layer] = fired
+            counts.append(len(fired))
+            below = spikes_at(fired, sleeper.units)
+        return counts
+
+    def _excite(
+        self, layer: int, membrane: Array, below: Signal, parameters: SleepParameters
+    ) -> None:
+        """Add the currents of this step to the membranes, in place."""
+        if len(below.active):
+            membrane += self.gains[layer] * self.sleepers[layer].current(below)
+        if parameters.biases == "current":
+            membrane += self.gains[layer] * self.constants[layer]
+        above = layer + 1
+        if parameters.feedback and above < len(self.sleepers) and len(self.fired[above]):
+            # Layer by layer upwards: the layer above still holds the spikes of the step before.
+            if not self.sleepers[above].relays:
+                current = self.sleepers[above].sent_back(self.fired[above])
+                if current is not None:
+                    membrane += self.gains[layer] * current
+
+
+def sleep_through(
+    chains: Sequence[SleepingChain], parameters: SleepParameters, steps: int
+) -> SleepDiary:
+    """Sleep for ``steps`` steps, or until nobody has fired for ``parameters.quiet_steps`` steps.
+
+    The weights of the chains' sleepers change; nothing else does.
+    """
+    before = [sleeper.weight().copy() for chain in chains for sleeper in chain.sleepers]
+    counts = np.zeros((steps, 1 + len(before)), np.int32)
+    silent, slept = 0, steps
+    for step in range(steps):
+        column = 1
+        for chain in chains:
+            spiked, *layers = chain.step(parameters)
+            counts[step, 0] += spiked
+            counts[step, column : column + len(layers)] = layers
+            column += len(layers)
+        if parameters.quiet_steps is not None:
+            silent = 0 if counts[step, 1:].any() else silent + 1
+            if silent == parameters.quiet_steps:
+                slept = step + 1
+                break
+    return _diary(chains, parameters, counts[:slept].copy(), before, steps)
+
+
+def _diary(
+    chains: Sequence[SleepingChain],
+    parameters: SleepParameters,
+    counts: Array,
+    before: Sequence[Array],
+    asked: int,
+) -> SleepDiary:
+    sleepers = [sleeper for chain in chains for sleeper in chain.sleepers]
+    pairs = list(zip(sleepers, before, strict=True))
+    change = [float(np.linalg.norm(sleeper.weight() - old)) for sleeper, old in pairs]
+    norms = [float(np.linalg.norm(old)) for old in before]
+    return SleepDiary(
+        layers=tuple(sleeper.name for sleeper in sleepers),
+        counts=torch.from_numpy(counts),
+        unit_counts=tuple(torch.from_numpy(c) for chain in chains for c in chain.unit_counts),
+        weight_change=tuple(change),
+        relative_change=tuple(c / n if n else 0.0 for c, n in zip(change, norms, strict=True)),
+        thresholds=tuple(float(beta) for chain in chains for beta in chain.thresholds),
+        gains=tuple(float(gain) for chain in chains for gain in chain.gains),
+        asked_steps=asked,
+        quiet_steps=parameters.quiet_steps or 1000,
+    )
+
+
+def single_steps(chunks: Iterable[NDArray[np.bool_]]) -> Iterator[Signal]:
+    """The spikes of each step, from chunks ``(steps, n)``."""
+    for chunk in chunks:
+        step, unit = chunk.nonzero()
+        ends = np.searchsorted(step, np.arange(1, len(chunk)))
+        for active in np.split(unit, ends):
+            yield spikes_at(active, chunk.shape[1])

@@ -1,0 +1,173 @@
+"""Layers asleep: private copies of weights that turn the spikes below into spikes and change.
+
+They live on the CPU whatever the device of the model: a night is thousands of tiny steps in which
+nearly nobody fires, and only the synapses of those who do are touched. numpy's small operations
+cost a fraction of torch's.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from continual_ep.sleep.layers import Kernel, Relay, SleepLayer
+from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.plasticity import weight_change
+
+Array = NDArray[Any]
+
+
+class Signal(NamedTuple):
+    """What a layer sends in one step: the indices of its active units.
+
+    :param values: their currents where these are not all 1 (behind an average pooling), else None.
+    :param size: number of units.
+    """
+
+    active: Array
+    values: Array | None
+    size: int
+
+    def dense(self, dtype: Any) -> Array:
+        """The signal as a vector ``(size,)``."""
+        vector = np.zeros(self.size, dtype)
+        vector[self.active] = 1.0 if self.values is None else self.values
+        return vector
+
+
+def spikes_at(active: Array, size: int) -> Signal:
+    """Plain spikes of the units ``active``."""
+    return Signal(active, None, size)
+
+
+class Sleeper(Protocol):
+    """A layer asleep."""
+
+    name: str
+    units: int
+    relays: tuple[Relay, ...]
+
+    def current(self, below: Signal) -> Array:
+        """The current onto each unit, shape ``(units,)``."""
+
+    def learn(self, fired: Array, below: Signal) -> None:
+        """Change the synapses of the units that fired."""
+
+    def sent_back(self, fired: Array) -> Array | None:
+        """The current onto the layer below from the units that fired, ``(n_pre,)``; None: none."""
+
+    def weight(self) -> Array:
+        """The weight, in the shape of the model's."""
+
+
+class DenseSleeper:
+    """All-to-all synapses, kept by columns: adding up the few active inputs reads few cache lines."""
+
+    relays: tuple[Relay, ...]
+
+    def __init__(self, layer: SleepLayer, parameters: SleepParameters) -> None:
+        self.name, self.relays = layer.name, layer.relays
+        weight = _as_array(layer.weight)
+        self.units, self._inputs = weight.shape
+        self._by_input = np.ascontiguousarray(weight.T)
+        self._feedback = None if layer.feedback is None else _as_array(layer.feedback)
+        self._parameters = parameters
+
+    def current(self, below: Signal) -> Array:
+        rows = self._by_input[below.active]
+        summed: Array = rows.sum(0) if below.values is None else below.values @ rows
+        return summed
+
+    def learn(self, fired: Array, below: Signal) -> None:
+        share = np.zeros((self._inputs, 1), self._by_input.dtype)
+        share[below.active] = 1.0
+        weight = self._by_input[:, fired]
+        self._by_input[:, fired] = weight + weight_change(weight, share, self._parameters)
+
+    def sent_back(self, fired: Array) -> Array | None:
+        if self._feedback is not None:
+            current: Array = self._feedback[fired].sum(0)
+        else:
+            current = self._by_input[:, fired].sum(1)
+        return current
+
+    def weight(self) -> Array:
+        return self._by_input.T
+
+
+class KernelSleeper:
+    """A convolution: spikes are maps, and a kernel changes by the mean over its spiking positions.
+
+    So one step changes a weight by at most as much as in a dense layer, however many positions
+    spike. This is our choice; the published algorithm has no convolutions.
+    """
+
+    relays: tuple[Relay, ...]
+
+    def __init__(self, layer: SleepLayer, kernel: Kernel, parameters: SleepParameters) -> None:
+        self.name, self.relays = layer.name, layer.relays
+        weight = _as_array(layer.weight)
+        self._shape, self._kernel, self._map = weight.shape, kernel, layer.shape
+        self._weight = weight.reshape(weight.shape[0], -1).copy()
+        self._parameters = parameters
+        self.positions = self._patches(np.zeros(layer.shape, weight.dtype)).shape[1]
+        self.units = weight.shape[0] * self.positions
+
+    def _patches(self, below: Array) -> Array:
+        """The inputs of each position, ``(inputs per position, positions)``."""
+        spikes = torch.from_numpy(below.reshape(1, *self._map))
+        padded = torch.nn.functional.pad(spikes, self._kernel.padding)
+        patches: Array = torch.nn.functional.unfold(
+            padded, self._kernel.size, self._kernel.dilation, 0, self._kernel.stride
+        )[0].numpy()
+        return patches
+
+    def current(self, below: Signal) -> Array:
+        if not len(below.active):
+            return np.zeros(self.units, self._weight.dtype)
+        product: Array = self._weight @ self._patches(below.dense(self._weight.dtype))
+        return product.reshape(-1)
+
+    def learn(self, fired: Array, below: Signal) -> None:
+        active = (self._patches(below.dense(self._weight.dtype)) > 0).astype(self._weight.dtype)
+        channels, row = np.unique(fired // self.positions, return_inverse=True)
+        spikes = np.zeros((len(channels), self.positions), self._weight.dtype)
+        spikes[row, fired % self.positions] = 1.0
+        share = (spikes @ active.T) / spikes.sum(1, keepdims=True)
+        self._weight[channels] += weight_change(self._weight[channels], share, self._parameters)
+
+    def sent_back(self, fired: Array) -> Array | None:
+        return None
+
+    def weight(self) -> Array:
+        return self._weight.reshape(self._shape)
+
+
+def sleeper(layer: SleepLayer, parameters: SleepParameters) -> Sleeper:
+    """A private copy of ``layer``, ready for a night."""
+    if layer.kernel is not None:
+        return KernelSleeper(layer, layer.kernel, parameters)
+    return DenseSleeper(layer, parameters)
+
+
+def relayed(signal: Signal, relays: tuple[Relay, ...], dtype: Any) -> Signal:
+    """``signal`` after the pooling layers between two synapse layers."""
+    if not relays:
+        return signal
+    flow = torch.from_numpy(signal.dense(dtype))
+    for relay in relays:
+        flow = relay.module(flow.reshape(1, *relay.shape))[0]
+    vector = flow.numpy().reshape(-1)
+    active = np.flatnonzero(vector)
+    return Signal(active, vector[active], len(vector))
+
+
+def _as_array(weight: Tensor) -> Array:
+    """A copy in float32 or float64; half precision would lose the small steps of the night."""
+    wide = weight.detach().to("cpu", copy=True)
+    if wide.dtype not in (torch.float32, torch.float64):
+        wide = wide.float()
+    array: Array = wide.numpy()
+    return array

@@ -1,0 +1,113 @@
+"""Running means of what was seen awake: all that sleep remembers, whatever the number of inputs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import CheckpointError
+
+
+class RunningMean:
+    """The mean of all vectors seen, in float64, without the vectors."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | None = None
+
+    def add(self, batch: Tensor) -> None:
+        """Take in a batch of vectors ``(batch, n)``; an empty one changes nothing."""
+        if len(batch) == 0:
+            return
+        if batch.device.type == "mps":  # no float64 there
+            batch = batch.cpu()
+        summed = batch.detach().sum(0, dtype=torch.float64)
+        if self.total is None:
+            self.total = summed
+        else:
+            self.total = self.total.to(summed.device) + summed
+        self.count += len(batch)
+
+    @property
+    def mean(self) -> Tensor:
+        """Float64, on the CPU, shape ``(n,)``."""
+        if self.total is None:
+            raise ValueError("no inputs seen yet")
+        return self.total.cpu() / self.count
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "total": None if self.total is None else self.total.cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """:raises CheckpointError: for a state that is not of a running mean."""
+        try:
+            self.count, self.total = int(state["count"]), state["total"]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the state of a running mean is damaged: {error}") from error
+
+
+class InputStatistics:
+    """Means of the inputs of all experiences, of the current one, and of each class.
+
+    :param per_class: whether to keep the means of classes; they need ``n`` numbers per class.
+    """
+
+    def __init__(self, per_class: bool = False) -> None:
+        self.shape: tuple[int, ...] | None = None
+        self.overall = RunningMean()
+        self.experience = RunningMean()
+        self.classes: dict[int, RunningMean] | None = {} if per_class else None
+
+    def new_experience(self) -> None:
+        """Forget the mean of the experience before."""
+        self.experience = RunningMean()
+
+    def add(self, x: Tensor, labels: Tensor | None = None) -> None:
+        """Take in a batch of inputs ``(batch, ...)`` and their class labels ``(batch,)``."""
+        if len(x) == 0:
+            return
+        self.shape = tuple(x.shape[1:])
+        flat = x.detach().flatten(1) if x.dim() > 1 else x.detach()[:, None]
+        self.overall.add(flat)
+        self.experience.add(flat)
+        if self.classes is not None and labels is not None:
+            for label in labels.unique().tolist():
+                self.classes.setdefault(int(label), RunningMean()).add(flat[labels == label])
+
+    def class_means(self) -> Tensor:
+        """Shape ``(classes, n)``, classes in rising order."""
+        means = sorted((self.classes or {}).items())
+        return torch.stack([running.mean for _, running in means])
+
+    def state_dict(self) -> dict[str, Any]:
+        classes = None
+        if self.classes is not None:
+            classes = {label: mean.state_dict() for label, mean in self.classes.items()}
+        return {
+            "shape": None if self.shape is None else list(self.shape),
+            "overall": self.overall.state_dict(),
+            "experience": self.experience.state_dict(),
+            "classes": classes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """:raises CheckpointError: for a damaged state, or one kept with or without classes."""
+        try:
+            shape, classes = state["shape"], state["classes"]
+            self.overall.load_state_dict(state["overall"])
+            self.experience.load_state_dict(state["experience"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the state of the input statistics is damaged: {error}"
+            ) from error
+        if (classes is None) != (self.classes is None):
+            raise CheckpointError(
+                "the saved input statistics and this sleeper differ in keeping class means: give the "
+                "sleeper the same dreams= as when it was saved"
+            )
+        self.shape = None if shape is None else tuple(shape)
+        if classes is not None:
+            self.classes = {}
+            for label, mean in classes.items():
+                self.classes[int(label)] = RunningMean()
+                self.classes[int(label)].load_state_dict(mean)

@@ -1,0 +1,208 @@
+"""Finding the synapse layers of any module, by watching one batch pass through it."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError, ContinualEPWarning
+from continual_ep.sleep.layers import Chain, Kernel, Relay, SleepLayer, chain_of_synapses
+
+#: Modules without synapses that are applied to the spikes themselves.
+RELAYS = (
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.ZeroPad2d,
+    nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+)
+
+
+def find_chains(
+    model: nn.Module, example: Tensor, forward: Callable[[Tensor], Any] | None = None
+) -> tuple[list[Chain], list[str]]:
+    """The chains of ``model``, and the names of layers with weights that sleep has to leave alone.
+
+    A network with a method ``synapses()`` answers by itself. Any other model is run once on
+    ``example`` in evaluation mode, without gradients and without touching random streams.
+
+    :param example: a batch of inputs; their values do not matter.
+    :param forward: how to run the model on it, where calling it is not enough.
+    :raises ConfigurationError: when the model has no layer that can sleep.
+    """
+    synapses = getattr(model, "synapses", None)
+    if callable(synapses):
+        return [chain_of_synapses(synapses())], []
+    walk = _Walk(model, example)
+    walk.run(forward or model)
+    if not walk.chains:
+        left = f"; it has weights in {', '.join(walk.unknown)}" if walk.unknown else ""
+        raise ConfigurationError(
+            f"{type(model).__name__} has no layer that can sleep: sleep needs Linear or Conv2d "
+            f"(groups=1) layers that a forward pass reaches, or a synapses() method{left}"
+        )
+    return walk.chains, walk.unknown
+
+
+def warn_of_unknown_layers(unknown: list[str]) -> None:
+    """One warning that names all layers which do not sleep."""
+    if unknown:
+        warnings.warn(
+            f"sleep leaves these layers with weights alone: {', '.join(unknown)}. It knows Linear and "
+            "Conv2d (groups=1, zero padding) layers.",
+            ContinualEPWarning,
+            stacklevel=3,
+        )
+
+
+class _Walk:
+    """Collects the modules of a model in the order of execution."""
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model, self.example = model, example
+        self.names = {module: name for name, module in model.named_modules()}
+        self.watched = [m for m in self.names if _owns_weights(m) or not any(m.children())]
+        self.done: set[nn.Module] = set()
+        self.chains: list[Chain] = []
+        self.unknown: list[str] = []
+        # The tensors are kept, so that an address means one tensor for as long as the walk lasts.
+        self.tensors: list[Tensor] = [example]
+        self.latest: Tensor | None = example
+        self.relays: list[Relay] = []
+
+    def run(self, forward: Callable[[Tensor], Any]) -> None:
+        training = {module: module.training for module in self.names}
+        hooks = [module.register_forward_hook(self._visit) for module in self.watched]
+        devices = [self.example.device] if self.example.is_cuda else []
+        try:
+            self.model.eval()
+            with torch.no_grad(), torch.random.fork_rng(devices):
+                forward(self.example)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, mode in training.items():
+                module.training = mode
+        self.unknown += [
+            f"{self._named(m)}, not reached by a forward pass"
+            for m in self.watched
+            if _owns_weights(m) and m not in self.done
+        ]
+
+    def _visit(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        incoming = args[0] if args and isinstance(args[0], Tensor) else None
+        outgoing = output if isinstance(output, Tensor) else None
+        self.tensors += [t for t in (incoming, outgoing) if t is not None]
+        first_visit = module not in self.done
+        self.done.add(module)
+        if incoming is None or outgoing is None:
+            follows = False
+        else:
+            follows = self._follows(incoming)
+            if (problem := _cannot_sleep(module, incoming)) is None and first_visit:
+                self._add_layer(module, incoming, follows)
+                self.latest = outgoing
+                return
+            if not _owns_weights(module):
+                follows = follows and self._pass_on(module, incoming, outgoing)
+            else:
+                follows = follows and _units(outgoing) == _units(incoming)
+                if first_visit and problem is not None:
+                    self.unknown.append(f"{self._named(module)}{problem}")
+        if incoming is None and _owns_weights(module) and first_visit:
+            self.unknown.append(self._named(module))
+        self.latest = outgoing if follows else None
+
+    def _pass_on(self, module: nn.Module, incoming: Tensor, outgoing: Tensor) -> bool:
+        if isinstance(module, RELAYS):
+            self.relays.append(Relay(module, tuple(incoming.shape[1:])))
+            return True
+        return _units(outgoing) == _units(incoming)
+
+    def _follows(self, incoming: Tensor) -> bool:
+        """Whether ``incoming`` is the latest output, reshaped or passed through an activation."""
+        if self.latest is None or _units(incoming) != _units(self.latest):
+            return False
+        address = incoming.data_ptr()
+        if address == self.latest.data_ptr():
+            return True
+        # An earlier tensor taken up again is a branch.
+        return all(address != tensor.data_ptr() for tensor in self.tensors[:-2])
+
+    def _add_layer(self, module: nn.Module, incoming: Tensor, follows: bool) -> None:
+        name = self.names[module]
+        layer = SleepLayer(
+            f"{name}.weight" if name else "weight",
+            module.weight,  # type: ignore[arg-type]
+            module.bias,  # type: ignore[arg-type]
+            kernel=_kernel(module) if isinstance(module, nn.Conv2d) else None,
+            relays=tuple(self.relays) if follows else (),
+            shape=tuple(incoming.shape[1:]),
+        )
+        self.relays = []
+        if follows and self.chains:
+            last = self.chains.pop()
+            self.chains.append(Chain((*last.layers, layer), last.source, last.inputs))
+        elif follows:
+            self.chains.append(Chain((layer,), None, _units(self.example)))
+        else:
+            self.chains.append(Chain((layer,), module, _units(incoming)))
+
+    def _named(self, module: nn.Module) -> str:
+        return f"{self.names[module] or 'the model'} ({type(module).__name__})"
+
+
+def _units(batch: Tensor) -> int:
+    """Values per sample."""
+    return math.prod(batch.shape[1:])
+
+
+def _owns_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False)) or _is_connection(module)
+
+
+def _is_connection(module: nn.Module) -> bool:
+    """A Linear or Conv2d, or a subclass that computes the same."""
+    return any(
+        isinstance(module, kind) and type(module).forward is kind.forward
+        for kind in (nn.Linear, nn.Conv2d)
+    )
+
+
+def _cannot_sleep(module: nn.Module, incoming: Tensor) -> str | None:
+    """Why a module with weights cannot sleep, as an addition to its name; None if it can."""
+    if not _is_connection(module):
+        return ""
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return ", whose weight is computed"
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1:
+            return f", groups={module.groups}"
+        return None if module.padding_mode == "zeros" else f", {module.padding_mode} padding"
+    if _units(incoming) != incoming.shape[-1]:
+        return ", applied at several positions"
+    return None
+
+
+def _kernel(module: nn.Conv2d) -> Kernel:
+    size: Any = module.kernel_size
+    padding: Any = module.padding
+    if padding == "valid":
+        padding = (0, 0)
+    if padding == "same":
+        # torch puts the odd pixel at the end.
+        total = [d * (k - 1) for d, k in zip(module.dilation, size, strict=True)]
+        top, left = (t // 2 for t in total)
+        around = (left, total[1] - left, top, total[0] - top)
+    else:
+        around = (padding[1], padding[1], padding[0], padding[0])
+    return Kernel(size, module.stride, around, module.dilation)  # type: ignore[arg-type]
