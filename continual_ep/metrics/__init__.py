@@ -1,0 +1,59 @@
+"""How well a stream was learned and kept: accuracy matrix, named metrics, intervals over seeds.
+
+:class:`AccuracyMatrix` is an Avalanche plugin and is imported when first asked for; formulas,
+records and statistics need NumPy alone.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from continual_ep.metrics.formulas import (
+    anytime_accuracy,
+    average_accuracy,
+    backward_transfer,
+    forgetting_chaudhry,
+    forgetting_from_initial,
+    forgetting_max,
+    forward_transfer,
+    new_task_cost,
+    pooled_accuracy,
+    sleep_gain,
+    summary,
+)
+from continual_ep.metrics.record import AccuracyRecord
+from continual_ep.metrics.statistics import Interval, confidence_interval, paired_difference
+
+if TYPE_CHECKING:
+    from continual_ep.metrics.accuracy_matrix import AccuracyMatrix
+    from continual_ep.metrics.evaluation import accuracy_per_experience
+
+__all__ = [
+    "AccuracyMatrix",
+    "AccuracyRecord",
+    "Interval",
+    "accuracy_per_experience",
+    "anytime_accuracy",
+    "average_accuracy",
+    "backward_transfer",
+    "confidence_interval",
+    "forgetting_chaudhry",
+    "forgetting_from_initial",
+    "forgetting_max",
+    "forward_transfer",
+    "new_task_cost",
+    "paired_difference",
+    "pooled_accuracy",
+    "sleep_gain",
+    "summary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AccuracyMatrix":
+        from continual_ep.metrics.accuracy_matrix import AccuracyMatrix
+
+        return AccuracyMatrix
+    if name == "accuracy_per_experience":
+        from continual_ep.metrics.evaluation import accuracy_per_experience
+
+        return accuracy_per_experience
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,82 @@
+"""Evaluation that leaves no trace: not in the model's mode, its gradients or any random state."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.models import avalanche_forward
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from continual_ep.errors import InputError
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Evaluation mode without gradients; modes and random states are as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            # Module by module: a part that was frozen in evaluation mode stays so.
+            for module, mode in modes:
+                module.training = mode
+
+
+def batches_of(dataset: Any, batch_size: int) -> Iterator[Batch]:
+    """``(inputs, labels, task labels or None)`` in the data set's order, by its own collation."""
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        collate_fn=getattr(dataset, "collate_fn", None),
+        generator=torch.Generator(),  # a loader without one draws from the global generator
+    )
+    for x, y, *task in loader:
+        yield x, y, task[0] if task else None
+
+
+def correct_in(
+    model: nn.Module, batches: Iterable[Batch], device: torch.device | str = "cpu"
+) -> tuple[int, int]:
+    """``(right, all)``: how many samples have their label as the largest output."""
+    right = total = 0
+    for x, y, task in batches:
+        output = avalanche_forward(model, x.to(device), None if task is None else task.to(device))
+        right += int((output.argmax(dim=1) == y.to(device)).sum())
+        total += len(y)
+    return right, total
+
+
+def accuracy_per_experience(
+    model: nn.Module,
+    stream: Iterable[Any],
+    *,
+    batch_size: int = 1000,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.float64]:
+    """``(experiences,)`` accuracies of a model on a stream, in [0, 1].
+
+    :param batch_size: samples per forward pass; the result does not depend on it.
+    :raises InputError: an experience without samples.
+    """
+    accuracies: list[float] = []
+    with evaluating(model, device):
+        for experience in stream:
+            batches = batches_of(experience.dataset.eval(), batch_size)
+            right, total = correct_in(model, batches, device)
+            accuracies.append(right / _at_least_one(total, len(accuracies)))
+    return np.array(accuracies, dtype=np.float64)
+
+
+def _at_least_one(total: int, experience: int) -> int:
+    if not total:
+        raise InputError(f"experience {experience} of the evaluation stream has no samples.")
+    return total
