@@ -70,10 +70,10 @@ class _Walk:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model, self.example = model, example
         self.names = {module: name for name, module in model.named_modules()}
-        self.watched = [m for m in self.names if _owns_weights(m) or not any(m.children())]
+        self.watched, loose = _atoms(model)
         self.done: set[nn.Module] = set()
         self.chains: list[Chain] = []
-        self.unknown: list[str] = []
+        self.unknown = [f"{self._named(module)}, its own parameters" for module in loose]
         # The tensors are kept, so that an address means one tensor for as long as the walk lasts.
         self.tensors: list[Tensor] = [example]
         self.latest: Tensor | None = example
@@ -93,7 +93,7 @@ class _Walk:
             for module, mode in training.items():
                 module.training = mode
         self.unknown += [
-            f"{self._named(m)}, not reached by a forward pass"
+            f"{self._named(m)}, whose forward is not called"
             for m in self.watched
             if _owns_weights(m) and m not in self.done
         ]
@@ -102,27 +102,23 @@ class _Walk:
         incoming = args[0] if args and isinstance(args[0], Tensor) else None
         outgoing = output if isinstance(output, Tensor) else None
         self.tensors += [t for t in (incoming, outgoing) if t is not None]
-        first_visit = module not in self.done
+        again = module in self.done
         self.done.add(module)
+        follows = incoming is not None and self._follows(incoming)
+        problem = _cannot_sleep(module, incoming)
         if incoming is None or outgoing is None:
-            follows = False
+            self.latest = None
+        elif problem is None and not again:
+            self._add_layer(module, incoming, follows)
+            self.latest = outgoing
         else:
-            follows = self._follows(incoming)
-            if (problem := _cannot_sleep(module, incoming)) is None and first_visit:
-                self._add_layer(module, incoming, follows)
-                self.latest = outgoing
-                return
-            if not _owns_weights(module):
-                follows = follows and self._pass_on(module, incoming, outgoing)
-            else:
-                follows = follows and _units(outgoing) == _units(incoming)
-                if first_visit and problem is not None:
-                    self.unknown.append(f"{self._named(module)}{problem}")
-        if incoming is None and _owns_weights(module) and first_visit:
-            self.unknown.append(self._named(module))
-        self.latest = outgoing if follows else None
+            passes = follows and not (problem is None and again)
+            self.latest = outgoing if passes and self._passes(module, incoming, outgoing) else None
+        if problem is not None and _owns_weights(module) and not again:
+            self.unknown.append(f"{self._named(module)}{problem}")
 
-    def _pass_on(self, module: nn.Module, incoming: Tensor, outgoing: Tensor) -> bool:
+    def _passes(self, module: nn.Module, incoming: Tensor, outgoing: Tensor) -> bool:
+        """Whether spikes pass through a module that does not sleep."""
         if isinstance(module, RELAYS):
             self.relays.append(Relay(module, tuple(incoming.shape[1:])))
             return True
@@ -166,8 +162,23 @@ def _units(batch: Tensor) -> int:
     return math.prod(batch.shape[1:])
 
 
+def _atoms(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The modules to watch, of which none holds another; and containers with weights of their own."""
+    # torch's own modules with weights (attention, say) are one layer, whatever they are built of.
+    whole = type(model).__module__.startswith("torch.nn.") and _owns_weights(model)
+    if whole or _is_connection(model) or not any(True for _ in model.children()):
+        return [model], []
+    watched: list[nn.Module] = []
+    loose = [model] if _owns_weights(model) else []
+    for child in model.children():
+        inner, inner_loose = _atoms(child)
+        watched += [module for module in inner if module not in watched]
+        loose += inner_loose
+    return watched, loose
+
+
 def _owns_weights(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters(recurse=False)) or _is_connection(module)
+    return _is_connection(module) or any(True for _ in module.parameters(recurse=False))
 
 
 def _is_connection(module: nn.Module) -> bool:
@@ -178,9 +189,9 @@ def _is_connection(module: nn.Module) -> bool:
     )
 
 
-def _cannot_sleep(module: nn.Module, incoming: Tensor) -> str | None:
+def _cannot_sleep(module: nn.Module, incoming: Tensor | None) -> str | None:
     """Why a module with weights cannot sleep, as an addition to its name; None if it can."""
-    if not _is_connection(module):
+    if incoming is None or not _is_connection(module):
         return ""
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
         return ", whose weight is computed"

@@ -1,0 +1,349 @@
+"""SleepReplay in real Avalanche strategies, on scikit-learn's digits."""
+
+import io
+import warnings
+from functools import cache
+
+import pytest
+import torch
+from avalanche.benchmarks import nc_benchmark
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.training import EWC, LwF, Naive, Replay
+from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning
+from continual_ep.plugins import SleepReplay
+from continual_ep.sleep import SleepParameters
+
+
+@cache
+def digits():
+    data = load_digits()
+    x = torch.tensor(data.data / 16, dtype=torch.float32)
+    return x, torch.tensor(data.target)
+
+
+def stream(experiences=2, samples=400, shift=0.0):
+    x, y = digits()
+    x = x[:samples] - shift
+    data = TensorDataset(x, y[:samples])
+    data.targets = y[:samples].tolist()
+    return nc_benchmark(
+        data, data, experiences, task_labels=False, fixed_class_order=list(range(10))
+    ).train_stream
+
+
+def mlp(bias=False, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(64, 40, bias=bias), nn.ReLU(), nn.Dropout(0.2), nn.Linear(40, 10, bias=bias)
+    )
+
+
+def train(experiences, *plugins, model=None, kind=Naive, evaluator=None, **options):
+    model = model or mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    strategy = kind(
+        model=model,
+        optimizer=optimizer,
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=32,
+        train_epochs=1,
+        eval_mb_size=100,
+        plugins=list(plugins),
+        evaluator=evaluator or EvaluationPlugin(),
+        **options,
+    )
+    torch.manual_seed(1)
+    for experience in experiences:
+        strategy.train(experience)
+    return strategy
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Spy(SupervisedPlugin):
+    """Notes weights and the random state around each night."""
+
+    def __init__(self):
+        super().__init__()
+        self.awake, self.asleep, self.streams = [], [], []
+
+    def sleep_begins(self, strategy):
+        self.awake.append(weights(strategy.model))
+        self.streams.append(torch.get_rng_state())
+
+    def sleep_ends(self, strategy):
+        self.asleep.append(weights(strategy.model))
+        assert torch.equal(torch.get_rng_state(), self.streams[-1])
+        assert torch.is_grad_enabled() and strategy.model.training
+
+
+def test_sleep_does_not_shift_the_training_before_it():
+    spy = Spy()
+    slept = train(stream()[:1], SleepReplay(steps=200), spy)
+    state = torch.get_rng_state()
+    awake = train(stream()[:1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(spy.awake[0], weights(awake.model))
+    assert not same(spy.awake[0], spy.asleep[0])
+    assert same(spy.asleep[0], weights(slept.model))
+    momentum = [
+        [s["momentum_buffer"] for s in strategy.optimizer.state.values()]
+        for strategy in (slept, awake)
+    ]
+    assert same(*momentum)
+
+
+@pytest.mark.parametrize("kind", [Replay, EWC, LwF])
+def test_it_sleeps_in_any_strategy(kind):
+    options = {
+        Replay: {"mem_size": 20},
+        EWC: {"ewc_lambda": 0.1},
+        LwF: {"alpha": 1.0, "temperature": 2.0},
+    }
+    spy = Spy()
+    train(stream(), SleepReplay(steps=100), spy, kind=kind, **options[kind])
+    assert len(spy.asleep) == 2
+    assert all(not same(a, b) for a, b in zip(spy.awake, spy.asleep, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("when", "nights"), [("every", [0, 1, 2]), ("last", [2]), ([1], [1]), ([0, 7], [0]), ([], [])]
+)
+def test_it_sleeps_when_it_is_told_to(when, nights):
+    slept = []
+
+    class Notes(SupervisedPlugin):
+        def sleep_ends(self, strategy):
+            slept.append(strategy.experience.current_experience)
+
+    x = stream(5)[:3] if when != "last" else stream(2)
+    if when == "last":
+        nights = [1]
+    train(x, SleepReplay(when=when, steps=20), Notes())
+    assert slept == nights
+
+
+def test_nights_grow_and_keep_a_diary():
+    plugin = SleepReplay(steps=30, growth=0.5, diary=True)
+    train(stream(5)[:3], plugin)
+    assert [night.steps for night in plugin.diaries] == [30, 45, 60]
+    assert plugin.last_night is plugin.diaries[-1]
+    assert plugin.diaries[0].layers == ("0.weight", "3.weight")
+
+
+def test_it_dreams_of_the_running_mean_of_all_inputs():
+    plugin = SleepReplay(steps=10)
+    train(stream(2), plugin)
+    torch.testing.assert_close(plugin.statistics.overall.mean, digits()[0][:400].double().mean(0))
+    assert plugin.statistics.overall.count == 400
+
+
+def test_experience_and_class_means():
+    x, y = digits()[0][:400].double(), digits()[1][:400]
+    plugin = SleepReplay(steps=10, dreams="experience-mean")
+    train(stream(2), plugin)
+    torch.testing.assert_close(plugin.statistics.experience.mean, x[y >= 5].mean(0))
+    plugin = SleepReplay(steps=10, dreams="class-means", hold=5)
+    train(stream(2), plugin)
+    expected = torch.stack([x[y == label].mean(0) for label in range(10)])
+    torch.testing.assert_close(plugin.statistics.class_means(), expected)
+
+
+def test_own_dreams_drive_the_night():
+    silent = SleepReplay(steps=50, dreams=lambda generator, step: torch.zeros(64))
+    spy = Spy()
+    train(stream()[:1], silent, spy)
+    assert silent.last_night.spikes == (0, 0)
+    assert same(spy.awake[0], spy.asleep[0])
+
+
+def test_seeds_give_the_same_night_and_others_another():
+    results = [
+        weights(train(stream()[:1], SleepReplay(steps=100, seed=seed)).model) for seed in (3, 3, 4)
+    ]
+    assert same(results[0], results[1]) and not same(results[0], results[2])
+
+
+def test_the_published_preset_runs_on_three_layers():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(64, 30, bias=False), nn.ReLU(), nn.Linear(30, 20, bias=False), nn.ReLU(),
+        nn.Linear(20, 10, bias=False), nn.ReLU(),
+    )  # fmt: skip
+    plugin = SleepReplay(preset="tadros2022:mnist", steps=50, window=3)
+    state = train(stream()[:1], plugin, model=model)
+    assert plugin.last_night.thresholds == (14.548273, 44.560317, 38.046326)
+    # s_1 by hand: the largest weight or activation of the first layer on the data, awake.
+    assert all(gain > 0 for gain in plugin.last_night.gains)
+    assert state.model.training
+
+
+def test_published_gains_come_from_the_experience_with_dropout_off():
+    plugin = SleepReplay(preset=SleepParameters(gain_scale=2.0, thresholds=(1.0, 1.0), steps=5))
+    spy = Spy()
+    train(stream()[:1], plugin, spy)
+    first, second = spy.awake[0]
+    x, y = digits()[0][:400], digits()[1][:400]
+    hidden = (x[y < 5] @ first.T).relu()
+    s1 = max(float(first.max()), float(hidden.max()))
+    s2 = max(float(second.max()), float((hidden @ second.T).max()))
+    assert plugin.last_night.gains == pytest.approx((2 / s1, 2 / (s2 / s1)), rel=1e-5)
+
+
+def test_the_state_continues_the_nights():
+    experiences = stream(5)[:3]
+    whole = SleepReplay(steps=50, dreams="class-means")
+    train(experiences, whole)
+
+    half = SleepReplay(steps=50, dreams="class-means")
+    train(experiences[:2], half)
+    file = io.BytesIO()
+    torch.save(half.state_dict(), file)
+    file.seek(0)
+    resumed = SleepReplay(steps=50, dreams="class-means")
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    train(experiences[2:], resumed)
+    assert resumed.last_night.asked_steps == whole.last_night.asked_steps == round(50 * 5 / 3)
+    assert torch.equal(resumed.statistics.class_means(), whole.statistics.class_means())
+    # The same night dreams the same spikes.
+    assert torch.equal(resumed.last_night.counts[:, 0], whole.last_night.counts[:, 0])
+
+
+def test_damaged_states_are_refused():
+    state = SleepReplay().state_dict()
+    for wrong in (
+        {},
+        {**state, "format": 99},
+        {"format": 1},
+        {**state, "statistics": {"shape": None}},
+    ):
+        with pytest.raises(CheckpointError):
+            SleepReplay().load_state_dict(wrong)
+    with pytest.raises(CheckpointError, match="dreams="):
+        SleepReplay(dreams="class-means").load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"when": "never"},
+        {"when": [-1]},
+        {"dreams": "nightmares"},
+        {"preset": "tadros"},
+        {"steps": 0},
+        {"hold": 0},
+        {"thresold": 1.0},
+    ],
+)
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(ConfigurationError):
+        SleepReplay(**wrong)
+
+
+def test_biases_and_negative_inputs_are_named_once():
+    with pytest.warns(ContinualEPWarning) as caught:
+        train(stream(2, shift=0.9), SleepReplay(steps=20), model=mlp(bias=True))
+    ours = [str(w.message) for w in caught if w.category is ContinualEPWarning]
+    assert len(ours) == 2
+    assert any("0.weight, 3.weight" in message for message in ours)
+    assert any("negative" in message for message in ours)
+
+
+def test_unknown_layers_are_named_once():
+    model = nn.Sequential(
+        nn.Linear(64, 20, bias=False), nn.LayerNorm(20), nn.Linear(20, 10, bias=False)
+    )
+    with pytest.warns(ContinualEPWarning, match=r"1 \(LayerNorm\)") as caught:
+        train(stream(2), SleepReplay(steps=20), model=model)
+    assert len([w for w in caught if w.category is ContinualEPWarning]) == 1
+
+
+def test_chains_of_their_own_dream_of_their_own_inputs():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(1, 4, 3, bias=False)
+            self.out = nn.Linear(36, 10, bias=False)
+
+        def forward(self, x):
+            x = torch.relu(self.conv(x.reshape(-1, 1, 8, 8)))
+            return self.out(nn.functional.max_pool2d(x, 2).flatten(1))
+
+    plugin = SleepReplay(steps=50)
+    strategy = train(stream(2), plugin, model=Pooled(), kind=LwF, alpha=1.0, temperature=2.0)
+    assert plugin.last_night.layers == ("conv.weight", "out.weight")
+    assert plugin._inner["out.weight"].count == 400
+    assert min(plugin.last_night.spikes) > 0
+    assert not strategy.model.out._forward_pre_hooks
+
+
+def test_a_night_without_inputs_is_skipped_with_a_warning():
+    plugin = SleepReplay(steps=10)
+    strategy = train([], plugin)
+    with pytest.warns(ContinualEPWarning, match="nothing to dream of"):
+        plugin.after_training_exp(strategy)
+    assert plugin.last_night is None
+
+
+def test_diagnostics_reach_the_evaluator():
+    evaluator = EvaluationPlugin(accuracy_metrics(experience=True))
+    plugin = SleepReplay(steps=50)
+    train(stream()[:1], plugin, evaluator=evaluator)
+    metrics = evaluator.get_last_metrics()
+    assert metrics["Sleep_Spikes/train_phase/0.weight"] == plugin.last_night.spikes[0]
+    assert "Sleep_WeightChange/train_phase/3.weight" in metrics
+
+
+def test_batches_of_one_and_inputs_above_one():
+    x, y = digits()
+    data = TensorDataset(x[:11] * 100, y[:11])
+    data.targets = y[:11].tolist()
+    one = nc_benchmark(data, data, 2, task_labels=False, fixed_class_order=list(range(10)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ContinualEPWarning)
+        plugin = SleepReplay(steps=20)
+        optimizer_safe = mlp()
+        strategy = train([], plugin, model=optimizer_safe)
+        strategy.train_mb_size = 1
+        strategy.optimizer.param_groups[0]["lr"] = 1e-4
+        strategy.train(one.train_stream[0])
+    assert plugin.last_night.steps == 20
+    assert all(bool(torch.isfinite(w).all()) for w in weights(strategy.model))
+
+
+def test_sleep_brings_old_classes_back():
+    x, y = digits()
+    x, y = x[:1500], y[:1500]
+    data = TensorDataset(x, y)
+    data.targets = y.tolist()
+    experiences = nc_benchmark(
+        data, data, 5, task_labels=False, fixed_class_order=list(range(10))
+    ).train_stream
+
+    def accuracy(*plugins):
+        model = mlp()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+        strategy = Naive(
+            model=model, optimizer=optimizer, criterion=nn.CrossEntropyLoss(), train_mb_size=32,
+            train_epochs=2, plugins=list(plugins), evaluator=EvaluationPlugin(),
+        )  # fmt: skip
+        torch.manual_seed(0)
+        for experience in experiences:
+            strategy.train(experience)
+        model.eval()
+        return float((model(x).argmax(1) == y).double().mean())
+
+    assert accuracy() < 0.25
+    assert accuracy(SleepReplay(steps=1000)) > 0.35
