@@ -84,7 +84,8 @@ def initial_weight(
 def flat_input(x: Tensor, features: int) -> Tensor:
     """``x`` as a matrix ``(batch, features)``.
 
-    :raises InputError: for integers, a single sample without batch, or another number of values.
+    :raises InputError: for integers, a single sample without batch, another number of values, or NaN and
+        infinity.
     """
     if not x.is_floating_point():
         raise InputError(
@@ -99,4 +100,8 @@ def flat_input(x: Tensor, features: int) -> Tensor:
             f"the input has shape {tuple(x.shape)}; the network needs (batch, {features}), "
             f"or (batch, ...) with {features} values per sample"
         )
+    # The sum is finite unless a value is not (or the sum overflows): one cheap test in the usual case.
+    if not bool(x.detach().sum().isfinite()) and not bool(x.isfinite().all()):
+        bad = int((~x.detach().flatten(1).isfinite()).any(1).sum())
+        raise InputError(f"{bad} of {len(x)} samples hold NaN or infinity: clean the data")
     return x.flatten(1)

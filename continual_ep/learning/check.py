@@ -1,0 +1,111 @@
+"""How well a learning rule follows the gradient, on the network and the data at hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.bptt import BPTT
+from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
+from continual_ep.learning.rule import RecurrentRule
+from continual_ep.networks.mrnn import MRNN, Settling
+
+#: The rules to compare with. The exact one settles further than any training run would.
+REFERENCES: dict[str, Callable[[RecurrentRule], RecurrentRule]] = {
+    "exact": lambda rule: EquilibriumGradient(
+        free_steps=10_000, adjoint_steps=10_000, tolerance=1e-10
+    ),
+    "bptt": lambda rule: BPTT(rule.free_steps),
+}
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    r"""One parameter: the rule's gradient :math:`g` beside the reference :math:`g^*`.
+
+    :param name: the parameter's name in the network's ``state_dict``.
+    :param cosine: :math:`g \cdot g^* / (|g| |g^*|)`.
+    :param relative_error: :math:`|g - g^*| / |g^*|`.
+    :param norm: :math:`|g^*|`.
+    """
+
+    name: str
+    cosine: float
+    relative_error: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """The rule beside the reference, parameter by parameter.
+
+    :param rows: one per parameter.
+    :param loss: of the batch.
+    :param settling: statistics of the rule's free phase.
+    """
+
+    rows: tuple[GradientRow, ...]
+    loss: float
+    settling: Settling | None
+
+    @property
+    def worst(self) -> GradientRow:
+        """The row with the largest relative error."""
+        return max(self.rows, key=lambda row: row.relative_error)
+
+
+def check_gradients(
+    network: MRNN,
+    x: Tensor,
+    y: Tensor,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    *,
+    reference: str = "exact",
+) -> GradientReport:
+    """Compare the gradients of ``network.learning`` with a reference; the network stays as it was.
+
+    :param network: a recurrent network; in float64 the comparison is not limited by rounding.
+    :param x: a batch of inputs; ``y``: its targets, as ``criterion`` takes them.
+    :param reference: ``"exact"`` (implicit differentiation at the equilibrium) or ``"bptt"`` (through all
+        free steps of the rule).
+    :raises ConfigurationError: for an unknown reference or a network without dynamics.
+    """
+    if reference not in REFERENCES:
+        raise ConfigurationError(
+            f"reference {reference!r} is unknown; choose one of {', '.join(REFERENCES)}"
+        )
+    if not isinstance(network, MRNN):
+        raise ConfigurationError(
+            f"{type(network).__name__} has no dynamics: its gradients are autograd's own"
+        )
+    rule = network.learning
+    found, loss, settling = _gradients(network, x, y, criterion)
+    try:
+        network.learning = REFERENCES[reference](rule)
+        exact, _, _ = _gradients(network, x, y, criterion)
+    finally:
+        network.learning, network.settling = rule, settling
+    rows = tuple(_row(name, found[name], exact[name]) for name in found)
+    return GradientReport(rows, loss, settling)
+
+
+def _gradients(
+    network: MRNN, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[dict[str, Tensor], float, Settling | None]:
+    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        loss = criterion(network(x), y)
+        gradients = torch.autograd.grad(loss, list(named.values()))
+    return dict(zip(named, gradients, strict=True)), float(loss.detach()), network.settling
+
+
+def _row(name: str, found: Tensor, exact: Tensor) -> GradientRow:
+    found, exact = found.double().flatten(), exact.double().flatten()
+    norm = float(exact.norm())
+    error = float((found - exact).norm())
+    cosine = float(torch.nn.functional.cosine_similarity(found, exact, dim=0))
+    return GradientRow(
+        name, cosine, error / norm if norm else (0.0 if error == 0 else float("inf")), norm
+    )

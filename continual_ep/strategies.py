@@ -1,0 +1,191 @@
+"""Strategies for people who start from zero: network, rule and optimizer from plain arguments.
+
+Each is Avalanche's ``SupervisedTemplate`` with a ready model. To use an EP network in any other Avalanche
+strategy, build :class:`~continual_ep.networks.MRNN` yourself and pass it as ``model``.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from avalanche.training.templates import SupervisedTemplate
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning import BPTT, LOSSES, EquilibriumPropagation, NudgingLoss
+from continual_ep.networks import MLP, MRNN
+from continual_ep.networks.layered import LayeredNetwork, per_layer
+
+OPTIMIZERS = ("sgd", "adam")
+
+
+def make_optimizer(
+    network: LayeredNetwork,
+    learning_rates: float | Sequence[float],
+    *,
+    optimizer: str = "sgd",
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """An optimizer with one learning rate per synapse layer.
+
+    :param learning_rates: one for all layers, or one per layer, first to last.
+    :param optimizer: ``"sgd"`` or ``"adam"``.
+    :param momentum: of SGD.
+    :param weight_decay: L2 penalty per step, as in torch.
+    :raises ConfigurationError: for an unknown optimizer, momentum with Adam, or a wrong number of rates.
+    """
+    rates = per_layer(learning_rates, len(network.sizes) - 1, "learning rate")
+    groups = network.parameter_groups(rates)
+    if optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rates[0], momentum=momentum, weight_decay=weight_decay)
+    if optimizer == "adam":
+        if momentum:
+            raise ConfigurationError(
+                f"momentum is {momentum}, but Adam has none of its own: leave it at 0"
+            )
+        return torch.optim.Adam(groups, lr=rates[0], weight_decay=weight_decay)
+    raise ConfigurationError(
+        f"optimizer {optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}"
+    )
+
+
+def make_loss(loss: str, readout: str) -> NudgingLoss:
+    """The loss by name; ``"auto"`` is cross-entropy for a softmax readout, squared error otherwise.
+
+    :raises ConfigurationError: for an unknown name.
+    """
+    if loss == "auto":
+        loss = "cross-entropy" if readout == "softmax" else "squared-error"
+    if loss not in LOSSES:
+        raise ConfigurationError(
+            f"loss {loss!r} is unknown; choose auto or one of {', '.join(LOSSES)}"
+        )
+    return LOSSES[loss]()
+
+
+class _NetworkStrategy(SupervisedTemplate):
+    """A network with an optimizer, a loss, and Avalanche's training loop.
+
+    :param model: the network.
+    :param learning_rates: one, or one per synapse layer, first to last.
+    :param optimizer: ``"sgd"`` or ``"adam"``; with ``momentum``, ``weight_decay``.
+    :param loss: ``"squared-error"``, ``"cross-entropy"``, or ``"auto"`` (by the readout).
+    :param plugins: Avalanche plugins; the list is copied, for Avalanche appends to it.
+    :param avalanche: every other argument of Avalanche's ``SupervisedTemplate``.
+    :raises ConfigurationError: for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: MRNN | MLP,
+        learning_rates: float | Sequence[float] = 0.05,
+        optimizer: str = "sgd",
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        loss: str = "auto",
+        train_mb_size: int = 20,
+        eval_mb_size: int = 1000,
+        plugins: Sequence[Any] | None = None,
+        **avalanche: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            optimizer=make_optimizer(
+                model,
+                learning_rates,
+                optimizer=optimizer,
+                momentum=momentum,
+                weight_decay=weight_decay,
+            ),
+            criterion=make_loss(loss, model.readout),
+            train_mb_size=train_mb_size,
+            eval_mb_size=eval_mb_size,
+            plugins=list(plugins or ()),
+            **avalanche,
+        )
+
+
+class EPStrategy(_NetworkStrategy):
+    """A multilayer recurrent network that learns by equilibrium propagation.
+
+    :param sizes: units per layer, input first.
+    :param beta: strength of the nudge, as in the papers: the loss is evaluated at every nudged step.
+    :param free_steps: steps of the free phase.
+    :param nudged_steps: steps of each nudged phase.
+    :param estimator: see :class:`~continual_ep.learning.EquilibriumPropagation`; likewise ``tolerance`` and
+        ``nudging``.
+    :param network: further arguments of :class:`~continual_ep.networks.MRNN`, e.g.
+        ``{"activation": "tanh"}``; the readout is ``"activated"`` unless named here.
+    :param training: ``learning_rates`` (one, or one per synapse layer; default 0.05), ``optimizer``
+        (``"sgd"`` or ``"adam"``), ``momentum``, ``weight_decay``, ``loss`` (``"auto"``,
+        ``"squared-error"``, ``"cross-entropy"``), ``plugins``, and every argument of Avalanche's
+        ``SupervisedTemplate``.
+    :raises ConfigurationError: for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int],
+        beta: float = 0.2,
+        free_steps: int = 20,
+        nudged_steps: int = 6,
+        estimator: str = "centered",
+        tolerance: float | None = None,
+        nudging: str = "loss",
+        network: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> None:
+        rule = EquilibriumPropagation(
+            beta,
+            estimator=estimator,
+            free_steps=free_steps,
+            nudged_steps=nudged_steps,
+            tolerance=tolerance,
+            nudging=nudging,
+        )
+        model = MRNN(sizes, learning=rule, **{"readout": "activated", **(network or {})})
+        super().__init__(model=model, **training)
+
+
+class BPTTStrategy(_NetworkStrategy):
+    """The same recurrent network, learning by back-propagation through time.
+
+    :param sizes: units per layer, input first.
+    :param free_steps: steps of the free phase.
+    :param backward_steps: steps at its end that are differentiated; default: all.
+    :param tolerance: see :class:`~continual_ep.learning.BPTT`.
+    :param network: further arguments of :class:`~continual_ep.networks.MRNN`.
+    :param training: as in :class:`EPStrategy`.
+    :raises ConfigurationError: for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int],
+        free_steps: int = 20,
+        backward_steps: int | None = None,
+        tolerance: float | None = None,
+        network: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> None:
+        rule = BPTT(free_steps, backward_steps=backward_steps, tolerance=tolerance)
+        model = MRNN(sizes, learning=rule, **{"readout": "activated", **(network or {})})
+        super().__init__(model=model, **training)
+
+
+class BPStrategy(_NetworkStrategy):
+    """The feed-forward twin, learning by back-propagation.
+
+    :param sizes: units per layer, input first.
+    :param network: further arguments of :class:`~continual_ep.networks.MLP`.
+    :param training: as in :class:`EPStrategy`.
+    :raises ConfigurationError: for values that cannot work.
+    """
+
+    def __init__(
+        self, *, sizes: Sequence[int], network: dict[str, Any] | None = None, **training: Any
+    ) -> None:
+        super().__init__(model=MLP(sizes, **(network or {})), **training)
