@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning
+from continual_ep.networks import MRNN
 from continual_ep.plugins import SleepReplay
-from continual_ep.sleep import SleepParameters
+from continual_ep.sleep import SleepParameters, sleep_replay
 
 
 @cache
@@ -347,3 +348,25 @@ def test_sleep_brings_old_classes_back():
 
     assert accuracy() < 0.25
     assert accuracy(SleepReplay(steps=1000)) > 0.35
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_equilibrium_propagation_networks_sleep(feedback):
+    model = MRNN((64, 30, 10), readout="activated", generator=torch.Generator().manual_seed(0))
+    plugin = SleepReplay(steps=200, feedback=feedback)
+    spy = Spy()
+    train(stream(2), plugin, spy, model=model)
+    assert plugin.last_night.layers == ("weights.0", "weights.1")
+    for before, after in zip(spy.awake, spy.asleep, strict=True):
+        assert all(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
+
+
+@pytest.mark.gpu
+def test_a_model_on_the_gpu_sleeps_to_the_same_numbers():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    mean = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    models = [mlp(), mlp().cuda()]
+    nights = [sleep_replay(model, mean, SleepParameters(steps=300)) for model in models]
+    assert torch.equal(nights[0].counts, nights[1].counts)
+    assert same(weights(models[0]), weights(models[1].cpu()))
