@@ -257,6 +257,15 @@ def test_record_of_one_test_set_for_all_experiences():
     assert set(values) == set(record().summary())
 
 
+def test_record_of_joint_training_counts_all_columns_on_request():
+    made = metrics.AccuracyRecord("test", [10, 30])
+    made.add(0, [0.8, 0.4], [0.8, 0.4], slept=False)
+    assert made.summary()["pooled_accuracy"] == 0.8
+    whole = made.summary(whole_stream=True)
+    assert whole["average_accuracy"] == pytest.approx(0.6)
+    assert whole["pooled_accuracy"] == pytest.approx(20 / 40)
+
+
 def test_unusable_records():
     with pytest.raises(InputError, match="no row yet"):
         metrics.AccuracyRecord("test", [5]).summary()

@@ -11,7 +11,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from torch import nn
 
-from continual_ep.errors import CheckpointError, ConfigurationError, InputError
+from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning, InputError
 from continual_ep.metrics import AccuracyMatrix, accuracy_per_experience
 from continual_ep.streams import class_incremental
 
@@ -193,6 +193,33 @@ def test_a_validation_stream_and_a_stream_of_another_length(benchmark):
     assert matrix.record.stream == "validation" and matrix.awake.shape == (2, 5)
     assert part.awake.shape == (2, 1)
     assert part.summary()["average_accuracy"] == part.awake[-1, 0]
+
+
+class KnowsNothingAtFirst(nn.Linear):
+    """Like ICaRL's classifier: it refuses to answer before it was trained."""
+
+    ready = False
+
+    def forward(self, x):
+        if not (self.training or self.ready):
+            raise AssertionError("no class means available")
+        self.ready = True
+        return super().forward(x)
+
+
+def test_a_network_that_cannot_answer_untrained_has_no_baseline(benchmark):
+    for baseline in (True, False):
+        matrix = AccuracyMatrix(benchmark.test_stream, baseline=baseline)
+        strategy = naive(matrix)
+        strategy.model = nn.Sequential(KnowsNothingAtFirst(64, 10))
+        if baseline:
+            with pytest.warns(ContinualEPWarning, match="no class means .* baseline=False"):
+                strategy.train(benchmark.train_stream[:2])
+        else:
+            strategy.train(benchmark.train_stream[:2])
+        assert matrix.baseline is None
+        assert np.isnan(matrix.summary()["forward_transfer"])
+        assert matrix.awake.shape == (2, 5)
 
 
 def test_unusable_options(benchmark):

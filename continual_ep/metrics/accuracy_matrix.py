@@ -1,5 +1,6 @@
 """An Avalanche plugin that keeps the accuracy matrix before and after each sleep."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from numpy.typing import NDArray
 
-from continual_ep.errors import CheckpointError, ConfigurationError, InputError
+from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning, InputError
 from continual_ep.metrics.evaluation import Batch, batches_of, correct_in, evaluating
 from continual_ep.metrics.record import AccuracyRecord
 
@@ -86,9 +87,9 @@ class AccuracyMatrix(SupervisedPlugin):
         values = self.record.baseline
         return None if values is None else np.array(values)
 
-    def summary(self) -> dict[str, float]:
+    def summary(self, *, whole_stream: bool = False) -> dict[str, float]:
         """All metrics by name, see :meth:`AccuracyRecord.summary`."""
-        return self.record.summary()
+        return self.record.summary(whole_stream=whole_stream)
 
     def evaluate(self, strategy: Any) -> NDArray[np.float64]:
         """``(experiences,)`` accuracies of the strategy's model as it is now."""
@@ -111,7 +112,7 @@ class AccuracyMatrix(SupervisedPlugin):
         # Not before_training: growing heads get their first outputs just before this callback.
         self._awake = None
         if self._measure_baseline and self.record.baseline is None and not self.record.trained:
-            self.record.baseline = self.evaluate(strategy).tolist()
+            self.record.baseline = self._evaluate_untrained(strategy)
 
     def sleep_begins(self, strategy: Any, **kwargs: Any) -> None:
         """Called by sleep plugins; the first sleep of an experience counts."""
@@ -156,6 +157,18 @@ class AccuracyMatrix(SupervisedPlugin):
             )
         self.record = record
         self._awake, self._learned = None, None
+
+    def _evaluate_untrained(self, strategy: Any) -> list[float] | None:
+        try:
+            return [float(accuracy) for accuracy in self.evaluate(strategy)]
+        except Exception as error:  # ICaRL's classifier, for one, asserts that it knows a class
+            warnings.warn(
+                f"the untrained network cannot be evaluated ({type(error).__name__}: {error}): "
+                "forward transfer will be NaN. Pass baseline=False to leave it out.",
+                ContinualEPWarning,
+                stacklevel=2,
+            )
+            return None
 
     def _close_row(self, strategy: Any) -> None:
         if self._learned is None:

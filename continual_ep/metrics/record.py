@@ -1,6 +1,6 @@
 """What one run measured: the accuracy matrices awake and after sleep, and how to store them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,15 +72,18 @@ class AccuracyRecord:
         self.asleep_rows.append(rows[1])
         self.slept.append(bool(slept))
 
-    def summary(self) -> dict[str, float]:
+    def summary(self, *, whole_stream: bool = False) -> dict[str, float]:
         """All metrics of :mod:`continual_ep.metrics.formulas`, and the two accuracies awake.
 
-        On a stream that does not match the training's (the whole test set as one experience)
-        only average and pooled accuracy over all its columns exist; the others are NaN.
+        :param whole_stream: count all columns at the end, learned or not, for training that does
+            not go by experiences (joint training). Only average and pooled accuracy exist then; the
+            others are NaN. A stream that does not match the training's, such as the whole
+            test set as one experience, is always summarised so.
+        :raises InputError: before the first row.
         """
         if not self.trained:
             raise InputError("there is no row yet: train an experience first.")
-        if not self.matches_training:
+        if whole_stream or not self.matches_training:
             return self._summary_of_whole_stream()
         values = summary(self.asleep, self.awake, self.counts, self.baseline, trained=self.trained)
         awake = summary(self.awake, counts=self.counts, trained=self.trained)
@@ -122,22 +125,16 @@ class AccuracyRecord:
         return record
 
     def _pooled(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        everything = range(len(self.counts))
+        everything = list(range(len(self.counts)))
         pooled = []
         for t, row in enumerate(matrix):
-            seen: Sequence[int] = (
-                sorted(set(self.trained[: t + 1])) if self.matches_training else everything
-            )
-            weights = np.array(self.counts, dtype=np.float64)[list(seen)]
-            pooled.append(np.average(row[list(seen)], weights=weights))
+            seen = sorted(set(self.trained[: t + 1])) if self.matches_training else everything
+            pooled.append(np.average(row[seen], weights=np.array(self.counts)[seen]))
         return np.array(pooled, dtype=np.float64)
 
     def _summary_of_whole_stream(self) -> dict[str, float]:
         values = dict.fromkeys(summary(np.zeros((1, 1))), float("nan"))
-        for name, matrix, pooled in (
-            ("", self.asleep, self.pooled_asleep),
-            ("_awake", self.awake, self.pooled_awake),
-        ):
+        for name, matrix in (("", self.asleep), ("_awake", self.awake)):
             values[f"average_accuracy{name}"] = float(matrix[-1].mean())
-            values[f"pooled_accuracy{name}"] = float(pooled[-1])
+            values[f"pooled_accuracy{name}"] = float(np.average(matrix[-1], weights=self.counts))
         return values
