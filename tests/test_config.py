@@ -90,7 +90,7 @@ def test_switching_sleep_off_removes_its_arms() -> None:
     assert config_from({"sleep": None}).arms == ["sequential", "rehearsal"]
     assert config_from({"sleep": None, "rehearsal": None}).arms == ["sequential"]
     values: dict[str, object] = {"arms": ["sleep", "sequential"]}
-    switch(values, "sleep", on=False)
+    switch(values, "sleep", "off")
     assert config_from(values).arms == ["sequential"]
 
 

@@ -12,6 +12,8 @@ from continual_ep.experiments.keys import refuse_unknown_keys
 Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 STREAM_NAMES = ("digits", "mnist", "fashion-mnist", "kmnist")
 
@@ -77,8 +79,9 @@ class NetworkOptions(Options):
     ) = Field(
         default=None, description="of the hidden layers; null: hard-sigmoid (mrnn) or relu (mlp)"
     )
-    readout: Literal["linear", "activated", "softmax", "straight-through"] = Field(
-        default="linear", description="straight-through: mlp only"
+    readout: Literal["linear", "activated", "softmax", "straight-through"] | None = Field(
+        default=None,
+        description="null: activated (mrnn) or linear (mlp); straight-through: mlp only",
     )
     bias: bool = Field(default=False, description="give every layer biases")
     gain: Rate | list[Rate] = Field(
@@ -126,9 +129,9 @@ class EquilibriumPropagationOptions(RuleOptions):
     """Equilibrium propagation."""
 
     rule: Literal["equilibrium-propagation"] = "equilibrium-propagation"
-    beta: Rate = Field(default=0.1, description="strength of the nudge")
+    beta: Rate = Field(default=0.2, description="strength of the nudge")
     estimator: Literal["centered", "one-sided", "random-sign"] = "centered"
-    free_steps: Count = 30
+    free_steps: Count = 20
     nudged_steps: Count = 6
     tolerance: Rate | None = Field(
         default=None, description="stop a phase that moves less; null: never"
@@ -140,7 +143,7 @@ class BPTTOptions(RuleOptions):
     """Back-propagation through time."""
 
     rule: Literal["bptt"] = "bptt"
-    free_steps: Count = 30
+    free_steps: Count = 20
     backward_steps: Count | None = Field(
         default=None, description="steps differentiated; null: all"
     )
@@ -185,9 +188,11 @@ class TrainingOptions(Options):
     )
     momentum: Fraction = Field(default=0.0, description="sgd only")
     weight_decay: float = Field(default=0.0, ge=0)
-    batch_size: Count = 32
+    batch_size: Count = 20
     epochs: Count = Field(default=8, description="passes through each experience")
-    loss: Literal["squared-error", "cross-entropy"] = "squared-error"
+    loss: Literal["auto", "squared-error", "cross-entropy"] = Field(
+        default="auto", description="auto: cross-entropy for a softmax readout, else squared error"
+    )
     reset_optimizer: bool = Field(
         default=False, description="forget momentum at each new experience"
     )
@@ -208,7 +213,10 @@ class RehearsalOptions(Options):
     )
     selection: Literal["reservoir", "class-balanced", "herding"] = "class-balanced"
     batch_size: Count | None = Field(
-        default=None, description="exemplars in each mixed batch; null: half"
+        default=None, description="samples of a mixed batch; null: training.batch_size"
+    )
+    share: Annotated[float, Field(gt=0, lt=1)] | Literal["proportional"] = Field(
+        default=0.5, description="part of a mixed batch that is exemplars"
     )
 
     @model_validator(mode="before")
@@ -229,46 +237,49 @@ class SleepOptions(Options):
     """Sleep replay after experiences. A constant left at null is the preset's."""
 
     when: Literal["every", "last"] | list[Annotated[int, Field(ge=0)]] = Field(
-        default="every",
-        description="after which experiences: every, last, or a list counted from 0",
+        default="every", description="after which experiences: every, last, or a list from 0"
     )
-    preset: str = Field(
-        default="calibrated", description="calibrated, tadros2022, tadros2022:mnist, ..."
+    preset: str = Field(default="calibrated", description="calibrated, tadros2022:mnist, ...")
+    dreams: Literal["mean", "experience-mean", "class-means"] = Field(
+        default="mean", description="what is dreamt of"
     )
-    dreams: str = Field(default="all", description="what is dreamt of")
+    hold: Count = Field(default=1, description="steps for which class-means dreams of one class")
+    exclude: list[str] = Field(default=[], description="names of weights that stay as they are")
     steps: Count | None = Field(default=None, description="length of the first night")
-    growth: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="of later nights"
-    )
-    increase: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="synaptic step up"
-    )
-    decrease: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="synaptic step down"
-    )
-    gate_width: Rate | None = None
-    leak: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="of the membranes"
-    )
+    growth: NotNegative | None = Field(default=None, description="of each later night")
+    increase: NotNegative | None = Field(default=None, description="step up of a synapse")
+    decrease: NotNegative | None = Field(default=None, description="step down of a synapse")
+    gate_width: Rate | None = Field(default=None, description="of the gate, in weight units")
+    leak: Share | None = Field(default=None, description="what a membrane keeps in a step")
+    time_step: Rate | None = Field(default=None, description="s")
     max_rate: Rate | None = Field(default=None, description="Hz, of an input of 1")
     window: Count | Literal["auto", "whole"] | None = Field(
         default=None, description="side of the dreamt image window in pixels"
     )
-    subset: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    subset: Share | None = Field(
         default=None,
-        description="part of the inputs that dream at each step, where there is no window",
+        description="part of the inputs that dream in a step, where there is no window",
     )
     thresholds: list[Rate] | Literal["calibrated"] | None = Field(
-        default=None, description="per layer"
+        default=None, description="one per layer"
     )
-    firing_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="target of the calibration of hidden layers"
-    )
-    output_threshold: Rate | None = Field(
-        default=None, description="calibration of the output layer"
-    )
+    gain_scale: Rate | None = Field(default=None, description="of the published layer gains")
+    firing_rate: Share | None = Field(default=None, description="calibration of hidden layers")
+    output_threshold: Rate | None = Field(default=None, description="calibration of the output")
+    calibration_steps: Count | None = Field(default=None, description="steps of the calibration")
     feedback: bool | None = Field(default=None, description="currents from the layer above")
-    biases: Literal["ignore", "current", "zero-output"] | None = None
+    biases: Literal["ignore", "current", "zero-output"] | None = Field(
+        default=None, description="what biases do asleep"
+    )
     quiet_steps: Count | Literal["never"] | None = Field(
         default=None, description="wake up when nobody has fired for so long"
     )
+
+    def constants(self) -> dict[str, Any]:
+        """The constants that replace the preset's, by the names the sleep gives them."""
+        # The words stand for None, which already means "the preset's" here.
+        words = {"window": "whole", "thresholds": "calibrated", "quiet_steps": "never"}
+        own = set(type(self).model_fields) - {"when", "preset", "dreams", "hold", "exclude"}
+        given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        constants = {n: None if v == words.get(n) else v for n, v in given.items()}
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in constants.items()}

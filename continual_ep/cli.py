@@ -1,0 +1,223 @@
+"""The command line: a thin door. Heavy modules are imported by the command that needs them."""
+
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from continual_ep.errors import ContinualEPError
+
+app = typer.Typer(
+    name="continual-ep",
+    help="Continual learning with sleep: equilibrium propagation networks and sleep replay.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SET = "Any option by its dotted name, e.g. --set training.epochs=4 --set learning.0.beta=0.1."
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(version("continual-ep"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="YAML file; none: the demo.")] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="digits, mnist, fashion-mnist, kmnist or a path to .npz.")
+    ] = None,
+    experiences: Annotated[int | None, typer.Option(help="Experiences of the stream.")] = None,
+    order_seed: Annotated[int | None, typer.Option(help="Seed of the class order.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of the data sets.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a missing set.")] = False,
+    network: Annotated[str | None, typer.Option(help="mrnn, mlp or auto.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Hidden units, e.g. 256 or 512,512.")] = None,
+    learning: Annotated[
+        str | None,
+        typer.Option(help="Rules, e.g. equilibrium-propagation,bptt; backprop is the twin."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each experience.")] = None,
+    sleep: Annotated[
+        str | None, typer.Option(help="Preset of the sleep (calibrated, tadros2022, ...), or off.")
+    ] = None,
+    rehearsal: Annotated[
+        str | None, typer.Option(help="Exemplars of each class replayed awake, or off.")
+    ] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(help="Of sequential, sleep, rehearsal, rehearsal+sleep; with commas."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="0:3 for 0, 1, 2; or 0,4,7.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Processes, or auto.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each process.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder; default runs/<stream>-<hash>.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events.")
+    ] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)
+    ] = None,
+) -> None:
+    """Train, let sleep, compare. Repeat the same command to resume."""
+    given = {
+        "stream.name": stream,
+        "stream.experiences": experiences,
+        "stream.order_seed": order_seed,
+        "stream.root": root,
+        "stream.download": download or None,
+        "network.kind": network,
+        "network.hidden": hidden if hidden is None else _numbers(hidden, "--hidden"),
+        "training.epochs": epochs,
+        "arms": arms if arms is None else arms.split(","),
+        "seeds": seeds if seeds is None or "," not in seeds else _numbers(seeds, "--seeds"),
+        "device": device,
+        "workers": int(workers) if workers is not None and workers.isdigit() else workers,
+        "threads": threads,
+        "out": out,
+        "tensorboard": tensorboard or None,
+    }
+    values = _values(config, given, learning, sleep, rehearsal, assignments or [])
+    from continual_ep.experiments.config import config_from
+
+    resolved = config_from(values, "the options" if config is None else f"{config} and the options")
+    from continual_ep.experiments.run import run as run_config
+
+    run_config(resolved, console=Console(), fork=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or parts of them.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables and figures; none: only the tables.")
+    ] = None,
+) -> None:
+    """The tables and figures of any runs on disk."""
+    from continual_ep.experiments.compare import compare as compare_runs
+    from continual_ep.experiments.compare import show
+
+    console = Console()
+    comparison = compare_runs(runs)
+    show(comparison, console)
+    if out is not None:
+        for path in comparison.write_into(out):
+            console.print(f"figure: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command(name="check-gradients")
+def check_gradients(
+    config: Annotated[Path | None, typer.Option(help="YAML file of a run.")] = None,
+    network: Annotated[str | None, typer.Option(help="mrnn or auto.")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Hidden units, e.g. 256 or 512,512.")] = None,
+    learning: Annotated[str | None, typer.Option(help="Rules, with commas.")] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE:FUNCTION",
+            help="A function of yours that returns (network, x, y, criterion).",
+        ),
+    ] = None,
+    reference: Annotated[str, typer.Option(help="exact or bptt.")] = "exact",
+    batch: Annotated[int, typer.Option(min=1, help="Samples, of a run's stream.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights.")] = 0,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)
+    ] = None,
+) -> None:
+    """Compare a rule's gradient with a reference, layer by layer."""
+    from continual_ep.experiments.gradients import check_configured, check_imported
+
+    console = Console()
+    if factory is not None:
+        check_imported(factory, reference, console)
+        return
+    given = {
+        "network.kind": network,
+        "network.hidden": hidden if hidden is None else _numbers(hidden, "--hidden"),
+    }
+    values = _values(config, given, learning, None, None, assignments or [])
+    from continual_ep.experiments.config import config_from
+
+    check_configured(config_from(values), reference, console, batch=batch, seed=seed)
+
+
+def _values(
+    path: Path | None,
+    given: dict[str, Any],
+    learning: str | None,
+    sleep: str | None,
+    rehearsal: str | None,
+    assignments: list[str],
+) -> dict[str, Any]:
+    """A file's values with the command line's laid over them; --set comes last."""
+    from continual_ep.errors import ConfigurationError
+    from continual_ep.experiments import overrides
+    from continual_ep.experiments.config import read_yaml
+
+    values = {} if path is None else read_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path} holds a {type(values).__name__}, not options by name")
+    for key, value in given.items():
+        if value is not None:
+            overrides.assign(values, key.split("."), value)
+    if learning is not None:
+        overrides.choose_learning(values, learning.split(","))
+    for group, word in (("sleep", sleep), ("rehearsal", rehearsal)):
+        if word is not None:
+            overrides.switch(values, group, word)
+    for text in assignments:
+        overrides.assign(values, *overrides.parsed_assignment(text))
+    return values
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from continual_ep.errors import ConfigurationError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigurationError(f"{option} {text!r} are no whole numbers with commas") from None
+
+
+def main() -> NoReturn:
+    """Runs the command; the user's mistakes are messages, not tracebacks, and exit with code 2."""
+    # A terminated run stops as an interrupted one does: workers first, then the message.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = app(standalone_mode=False)
+    except ContinualEPError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(_usage_error(error))
+    sys.exit(code or 0)
+
+
+def _usage_error(error: Exception) -> int:
+    """Shows what typer found wrong with the command line; any other exception goes on."""
+    if not hasattr(error, "exit_code") or not hasattr(error, "show"):
+        raise error
+    error.show()
+    return int(error.exit_code)

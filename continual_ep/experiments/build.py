@@ -1,0 +1,157 @@
+"""From a configuration to the objects of a cell: stream, strategy, plugins."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.experiments.cells import Cell
+from continual_ep.experiments.config import RunConfig, network_kind
+from continual_ep.experiments.options import LearningOptions, NetworkOptions
+from continual_ep.experiments.randomness import named_seed
+from continual_ep.learning import LEARNING_RULES
+from continual_ep.metrics import AccuracyMatrix
+from continual_ep.networks import MLP, MRNN
+from continual_ep.plugins import AwakeRehearsal, SleepReplay
+from continual_ep.strategies import make_loss, make_optimizer
+from continual_ep.streams import ClassIncrementalBenchmark, class_incremental
+
+
+class Built(NamedTuple):
+    """A strategy and those of its plugins that have a state, by name."""
+
+    strategy: SupervisedTemplate
+    plugins: dict[str, Any]
+
+
+def check_device(device: str) -> None:
+    """:raises ConfigurationError: for a CUDA device that is not there."""
+    if not device.startswith("cuda"):
+        return
+    if not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"device {device} was asked for, but there is no usable CUDA device: use --device cpu"
+        )
+    number = int(device.partition(":")[2] or 0)
+    if number >= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"device {device} was asked for; there are cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
+
+
+def build_stream(config: RunConfig) -> ClassIncrementalBenchmark:
+    """The benchmark of a run; the same for all of its cells."""
+    options = config.stream.model_dump()
+    name, experiences, seed = (options.pop(key) for key in ("name", "experiences", "order_seed"))
+    return class_incremental(name, experiences, seed=seed, **options)
+
+
+def build_cell(
+    config: RunConfig, cell: Cell, benchmark: ClassIncrementalBenchmark, log: Path | None = None
+) -> Built:
+    """The strategy of a cell, before its first experience.
+
+    :param log: folder for TensorBoard events; None for none.
+    :raises ConfigurationError: for options that cannot work together.
+    """
+    plugins = build_plugins(config, cell, benchmark)
+    return Built(build_strategy(config, cell, benchmark, list(plugins.values()), log), plugins)
+
+
+def build_plugins(
+    config: RunConfig, cell: Cell, benchmark: ClassIncrementalBenchmark
+) -> dict[str, Any]:
+    """Accuracy matrix, exemplars and sleep, as the arm asks."""
+    plugins: dict[str, Any] = {"accuracy": AccuracyMatrix(benchmark.streams[config.evaluate])}
+    if cell.rehearses and config.rehearsal is not None:
+        plugins["rehearsal"] = AwakeRehearsal(**config.rehearsal.model_dump(), seed=cell.seed)
+    if cell.sleeps and config.sleep is not None:
+        options = config.sleep
+        plugins["sleep"] = SleepReplay(
+            when=options.when,
+            preset=options.preset,
+            dreams=options.dreams,
+            hold=options.hold,
+            exclude=options.exclude,
+            seed=cell.seed,
+            **options.constants(),
+        )
+    return plugins
+
+
+def build_network(
+    network: NetworkOptions,
+    learning: LearningOptions,
+    inputs: int,
+    outputs: int,
+    generator: torch.Generator,
+) -> MRNN | MLP:
+    """The network with its learning rule.
+
+    :param inputs: values of one sample.
+    :param outputs: classes of the whole stream.
+    :param generator: draws the initial weights.
+    """
+    own = set(type(learning).model_fields) - {"rule", "label", "learning_rates"}
+    rule = LEARNING_RULES[learning.rule](**learning.model_dump(include=own))
+    sizes = [inputs, *network.hidden, outputs]
+    options = network.model_dump(include={"bias", "gain"})
+    if network_kind(learning, network) == "mlp":
+        options |= network.model_dump(include={"dropout", "init"})
+        options["activation"] = network.activation or "relu"
+        options["readout"] = network.readout or "linear"
+        return MLP(sizes, learning=rule, generator=generator, **options)
+    options |= network.model_dump(include={"feedback", "order", "dt"})
+    options["activation"] = network.activation or "hard-sigmoid"
+    options["readout"] = network.readout or "activated"
+    return MRNN(sizes, learning=rule, generator=generator, **options)
+
+
+def build_strategy(
+    config: RunConfig,
+    cell: Cell,
+    benchmark: ClassIncrementalBenchmark,
+    plugins: Sequence[Any],
+    log: Path | None,
+) -> SupervisedTemplate:
+    """Avalanche's training loop around the network."""
+    training = config.training
+    # Its own generator: the same seed gives the same weights, whatever else is drawn.
+    generator = torch.Generator().manual_seed(named_seed(cell.seed, "weights"))
+    inputs, outputs = math.prod(benchmark.input_shape), len(benchmark.class_order)
+    model = build_network(config.network, cell.learning, inputs, outputs, generator)
+    model = model.to(config.device)
+    optimizer = make_optimizer(
+        model,
+        cell.learning.learning_rates or training.learning_rates,
+        optimizer=training.optimizer,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    return SupervisedTemplate(
+        model=model,
+        optimizer=optimizer,
+        criterion=make_loss(training.loss, model.readout),
+        train_mb_size=training.batch_size,
+        train_epochs=training.epochs,
+        eval_mb_size=1000,
+        device=config.device,
+        plugins=list(plugins),
+        evaluator=build_evaluator(log),
+    )
+
+
+def build_evaluator(log: Path | None) -> EvaluationPlugin:
+    """Avalanche's evaluator: loss and accuracy of the training and our matrices for TensorBoard."""
+    if log is None:
+        return EvaluationPlugin()
+    from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+    from avalanche.logging import TensorboardLogger
+
+    metrics = (accuracy_metrics(epoch=True), loss_metrics(epoch=True))
+    return EvaluationPlugin(*metrics, loggers=[TensorboardLogger(str(log))])

@@ -1,0 +1,191 @@
+"""One cell: trains the experiences that are not done yet, with a checkpoint after each."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+
+from continual_ep.errors import CheckpointError
+from continual_ep.experiments.build import Built, build_cell
+from continual_ep.experiments.cells import CHECKPOINT, RESULT, Cell
+from continual_ep.experiments.checkpoint import (
+    load_checkpoint,
+    restore_strategy,
+    save_checkpoint,
+    strategy_state,
+)
+from continual_ep.experiments.config import RunConfig
+from continual_ep.experiments.events import Event, Kind, Listener
+from continual_ep.experiments.files import write_csv, write_json
+from continual_ep.experiments.quiet import quiet
+from continual_ep.experiments.randomness import borrowed_randomness, seed_everything
+from continual_ep.metrics import AccuracyMatrix
+from continual_ep.streams import ClassIncrementalBenchmark
+
+FORMAT = 1
+
+
+class EpochListener(SupervisedPlugin):
+    """Tells that an epoch is over."""
+
+    def __init__(self, tell: Any) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.tell("epoch")
+
+
+class CellRun:
+    """Trains a cell to its end, from wherever an earlier session was stopped.
+
+    :param folder: of the run.
+    :param listener: is told about every epoch, experience and warning.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        cell: Cell,
+        benchmark: ClassIncrementalBenchmark,
+        folder: Path,
+        listener: Listener,
+    ) -> None:
+        self.config, self.cell, self.benchmark = config, cell, benchmark
+        self.folder = cell.folder(folder)
+        self.listener = listener
+        self.nights: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        """Trains, and leaves ``result.json`` as the last file: it says that the cell is complete.
+
+        :raises CheckpointError: for a checkpoint that is damaged or of other settings.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.config.threads)
+        try:
+            with borrowed_randomness(), quiet(lambda text: self._tell("warning", message=text)):
+                self._train()
+        finally:
+            torch.set_num_threads(threads)
+        self._tell("finished")
+
+    def _train(self) -> None:
+        # Before anything is built, so that whatever draws from the global generators is seeded.
+        seed_everything(self.cell.seed, "training")
+        log = self.folder / "tensorboard" if self.config.tensorboard else None
+        built = build_cell(self.config, self.cell, self.benchmark, log)
+        built.strategy.plugins.insert(0, EpochListener(self._tell))
+        done = self._restore(built)
+        self._tell("started", done=done)
+        for experience in self.benchmark.train_stream[done:]:
+            self._learn(built, experience)
+        self._write_result(built)
+
+    def _restore(self, built: Built) -> int:
+        path = self.folder / CHECKPOINT
+        state = load_checkpoint(path)
+        if state is None:
+            return 0
+        if json.loads(state["settings"]) != self._settings():
+            raise CheckpointError(
+                f"the checkpoint {path} belongs to other settings. It was left as it is. To train "
+                "this part anew, move it away and give the same command again"
+            )
+        self.nights = json.loads(state["nights"])
+        self.seconds = float(state["seconds"])
+        try:
+            return restore_strategy(built.strategy, built.plugins, state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint {path} does not fit this version ({error}). It was left as it is. "
+                "To train this part anew, move it away and give the same command again"
+            ) from error
+
+    def _learn(self, built: Built, experience: Any) -> None:
+        started = time.perf_counter()
+        strategy, sleep = built.strategy, built.plugins.get("sleep")
+        if self.config.training.reset_optimizer:
+            strategy.optimizer.state.clear()
+        before = None if sleep is None else sleep.last_night
+        strategy.train(experience, eval_streams=[])
+        if sleep is not None and sleep.last_night is not before:
+            self.nights.append(
+                {"after_experience": experience.current_experience, **sleep.last_night.summary()}
+            )
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        number = experience.current_experience + 1
+        self._save(built, number)
+        record = _accuracy(built).record
+        self._tell(
+            "experience",
+            number=number,
+            awake=float(record.pooled_awake[-1]),
+            asleep=float(record.pooled_asleep[-1]),
+            slept=record.slept[-1],
+            seconds=seconds,
+        )
+
+    def _save(self, built: Built, done: int) -> None:
+        state = strategy_state(built.strategy, built.plugins, done)
+        # As JSON text: plain values of any depth, whatever torch's loader permits.
+        state["settings"] = json.dumps(self._settings())
+        state["nights"] = json.dumps(self.nights)
+        state["seconds"] = self.seconds
+        save_checkpoint(self.folder / CHECKPOINT, state)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**self.cell.settings(self.config), "seed": self.cell.seed, "arm": self.cell.arm}
+
+    def _write_result(self, built: Built) -> None:
+        record, benchmark = _accuracy(built).record, self.benchmark
+        model: Any = built.strategy.model
+        result = {
+            "format": FORMAT,
+            "number": self.cell.number,
+            "learning": self.cell.label,
+            "arm": self.cell.arm,
+            "seed": self.cell.seed,
+            "settings": self.cell.settings(self.config),
+            "stream": {
+                "name": benchmark.name,
+                "class_order": benchmark.class_order,
+                "classes_per_experience": benchmark.classes_per_experience,
+                "class_names": benchmark.class_names,
+                "label_values": benchmark.label_values,
+            },
+            "record": record.to_dict(),
+            "metrics": record.summary(),
+            "nights": self.nights,
+            "network": {"sizes": model.sizes, "description": repr(model)},
+            "seconds": self.seconds,
+        }
+        write_csv(self.folder / "accuracies.csv", *_accuracy_table(record.to_dict()))
+        write_csv(self.folder / "metrics.csv", ["metric", "value"], record.summary().items())
+        write_json(self.folder / RESULT, result)
+
+    def _tell(self, kind: Kind, **data: Any) -> None:
+        self.listener(Event(self.cell.number, kind, data))
+
+
+def _accuracy(built: Built) -> AccuracyMatrix:
+    matrix = built.plugins["accuracy"]
+    assert isinstance(matrix, AccuracyMatrix)
+    return matrix
+
+
+def _accuracy_table(record: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """The matrices in long form: one line for each number."""
+    lines = [
+        [learned, phase, evaluated, accuracy]
+        for phase in ("awake", "asleep")
+        for learned, row in zip(record["trained"], record[phase], strict=True)
+        for evaluated, accuracy in enumerate(row)
+    ]
+    return ["learned", "phase", "evaluated", "accuracy"], lines

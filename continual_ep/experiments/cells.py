@@ -1,0 +1,73 @@
+"""The cells of a run: one learning rule in one arm with one seed."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from continual_ep.experiments.config import RunConfig, flattened, label_of
+from continual_ep.experiments.options import LearningOptions
+
+RESULT = "result.json"
+CHECKPOINT = "checkpoint.pt"
+
+
+class Cell(NamedTuple):
+    """One training of one network.
+
+    :param number: place in the run, from 0.
+    :param learning: the learning rule.
+    :param arm: the protection against forgetting.
+    :param seed: of weights, order of samples, sleep and exemplars.
+    """
+
+    number: int
+    learning: LearningOptions
+    arm: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The learning rule's name in tables."""
+        return label_of(self.learning)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the network sleeps."""
+        return "sleep" in self.arm
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether exemplars are replayed awake."""
+        return "rehearsal" in self.arm
+
+    def folder(self, run: Path) -> Path:
+        """Where its files are."""
+        return run / self.label / self.arm / f"seed-{self.seed}"
+
+    def settings(self, config: RunConfig) -> dict[str, Any]:
+        """All that shapes this cell but its seed, flat and dotted: equal settings can be averaged."""
+        values = config.model_dump(mode="json")
+        kept = {key: values[key] for key in ("stream", "network", "training", "evaluate")}
+        kept["learning"] = self.learning.model_dump(mode="json")
+        # One rate for all is what the training uses; where it was written does not matter.
+        rates = kept["learning"].pop("learning_rates")
+        if rates is not None:
+            kept["training"]["learning_rates"] = rates
+        if self.sleeps:
+            kept["sleep"] = values["sleep"]
+        if self.rehearses:
+            kept["rehearsal"] = values["rehearsal"]
+        for place in ("root", "download"):
+            del kept["stream"][place]
+        del kept["learning"]["label"]
+        return flattened(kept)
+
+
+def cells_of(config: RunConfig) -> list[Cell]:
+    """All cells, seed by seed, so that a run that was stopped has whole seeds to compare."""
+    found = [
+        (learning, arm, seed)
+        for seed in config.seeds
+        for learning in config.learning
+        for arm in config.arms
+    ]
+    return [Cell(number, *what) for number, what in enumerate(found)]

@@ -1,0 +1,103 @@
+"""What a run shows while it works: a bar with the time left on a terminal, else plain lines."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from continual_ep.experiments.cells import Cell
+from continual_ep.experiments.events import Event, Listener
+
+
+class Display:
+    """Turns events into lines and, on a terminal, a bar.
+
+    :param cells: those of the run, by number.
+    :param experiences: of the stream.
+    :param epochs: of each experience.
+    """
+
+    def __init__(
+        self, console: Console, cells: Sequence[Cell], *, experiences: int, epochs: int
+    ) -> None:
+        self.console, self.cells = console, cells
+        self.experiences, self.epochs = experiences, epochs
+        self.problems: list[tuple[Cell, Event]] = []
+        self._said: set[str] = set()
+        self._progress: Progress | None = None
+
+    @contextmanager
+    def watching(self, waiting: int) -> Iterator[Listener]:
+        """While inside, events given to the listener are shown.
+
+        :param waiting: number of cells that are still to be run.
+        """
+        if not self.console.is_terminal:
+            yield self._hear
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs, left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            self._progress = progress
+            progress.add_task("training", total=waiting * self.experiences * self.epochs)
+            try:
+                yield self._hear
+            finally:
+                self._progress = None
+
+    def _hear(self, event: Event) -> None:
+        getattr(self, f"_on_{event.kind}")(event, self.cells[event.cell])
+
+    def _on_started(self, event: Event, cell: Cell) -> None:
+        done = event.data["done"]
+        self._advance(done * self.epochs)
+        if done:
+            self._line(cell, f"resumed after experience {done}/{self.experiences}")
+
+    def _on_epoch(self, event: Event, cell: Cell) -> None:
+        self._advance(1)
+
+    def _on_experience(self, event: Event, cell: Cell) -> None:
+        data = event.data
+        text = f"accuracy {data['asleep']:.1%}"
+        if data["slept"]:
+            text = f"accuracy {data['awake']:.1%} awake, {data['asleep']:.1%} after sleep"
+        text = f"experience {data['number']}/{self.experiences}: {text}, {data['seconds']:.1f} s"
+        # On a terminal the bar tells how far it is; there one line per cell is enough.
+        if self._progress is None or data["number"] == self.experiences:
+            self._line(cell, text)
+
+    def _on_finished(self, event: Event, cell: Cell) -> None:
+        pass
+
+    def _on_failed(self, event: Event, cell: Cell) -> None:
+        self.problems.append((cell, event))
+        self._line(cell, f"failed: {event.data['message']}")
+
+    def _on_crashed(self, event: Event, cell: Cell) -> None:
+        self.problems.append((cell, event))
+        self._line(cell, f"crashed:\n{event.data['message']}")
+
+    def _on_warning(self, event: Event, cell: Cell) -> None:
+        message = event.data["message"]
+        if message not in self._said:
+            self._said.add(message)
+            self._line(cell, f"warning: {message}")
+
+    def _advance(self, epochs: int) -> None:
+        if self._progress is not None:
+            self._progress.advance(self._progress.task_ids[0], epochs)
+
+    def _line(self, cell: Cell, text: str) -> None:
+        width = len(str(len(self.cells)))
+        place = f"[{cell.number + 1:{width}d}/{len(self.cells)}]"
+        line = f"{place} {cell.label} | {cell.arm} | seed {cell.seed} | {text}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.file.flush()  # also when the output goes to a file

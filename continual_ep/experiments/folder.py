@@ -1,0 +1,107 @@
+"""The folder of a run: who may write into it, and to which configuration it belongs."""
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.experiments.config import RunConfig, config_from, read_yaml
+from continual_ep.experiments.files import write_json, write_text
+
+LOCK = ".lock"
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+
+
+@contextmanager
+def opened_folder(config: RunConfig) -> Iterator[Path]:
+    """The run's folder, locked for this process, with its configuration written.
+
+    The kernel holds the lock and drops it with the process, so a lock file that a killed run left
+    behind is no obstacle.
+
+    :raises ConfigurationError: when the folder cannot be written, is in use, holds other files or
+        belongs to another configuration. Nothing in it is changed then.
+    """
+    folder = config.folder()
+    check_folder(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write to the output folder {folder}: {error.strerror}; choose another --out"
+        ) from None
+    with lock:
+        _take(lock, folder)
+        check_folder(config)  # again: another process may have come first
+        if not (folder / CONFIG).exists():
+            write_text(folder / CONFIG, config.to_yaml())
+        yield folder
+
+
+def check_folder(config: RunConfig) -> None:
+    """:raises ConfigurationError: when the folder is not free for this configuration."""
+    folder = config.folder()
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file; choose a folder for --out")
+    if (folder / CONFIG).exists():
+        _check_same(config, folder)
+        return
+    # A run that was killed before it wrote its configuration leaves only these.
+    strangers = [name for name in os.listdir(folder) if name not in (LOCK, CONFIG + ".tmp")]
+    if strangers:
+        raise ConfigurationError(
+            f"the folder {folder} holds files that belong to no run (such as {min(strangers)!r}); "
+            "nothing was changed. Choose another --out, or an empty folder"
+        )
+
+
+def _check_same(config: RunConfig, folder: Path) -> None:
+    there = config_from(read_yaml(folder / CONFIG), str(folder / CONFIG)).identity()
+    here = config.identity()
+    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    if keys:
+        lines = "\n".join(
+            f"  {key}: {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} now"
+            for key in keys
+        )
+        raise ConfigurationError(
+            f"the folder {folder} belongs to another configuration:\n{lines}\n"
+            "Nothing was changed. Choose another --out, or give the options of the run there"
+        )
+
+
+def _take(lock: Any, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        raise ConfigurationError(
+            f"the folder {folder} is in use by {owner}. Wait until it has ended, stop it, or choose "
+            "another --out"
+        ) from None
+    except OSError:
+        return  # a file system without locks: better to run unlocked than not at all
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {platform.node()}\n")
+    lock.flush()
+
+
+def note_environment(folder: Path, started: dict[str, Any]) -> None:
+    """Adds this start to the list of starts in ``environment.json``."""
+    path = folder / ENVIRONMENT
+    try:
+        starts = json.loads(path.read_text()) if path.exists() else []
+    except ValueError:
+        starts = []
+    write_json(path, [*starts, started])
