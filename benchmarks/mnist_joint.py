@@ -31,19 +31,26 @@ def load(root: Path, validation: bool) -> tuple[torch.Tensor, ...]:
 def error(network: MRNN, x: torch.Tensor, y: torch.Tensor) -> float:
     """Share of wrong answers, in per cent."""
     with torch.no_grad():
-        wrong = sum(int((network(a).argmax(1) != b).sum()) for a, b in zip(x.split(1000), y.split(1000), strict=True))
+        wrong = sum(
+            int((network(a).argmax(1) != b).sum())
+            for a, b in zip(x.split(1000), y.split(1000), strict=True)
+        )
     return 100.0 * wrong / len(y)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--validation", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--rates", type=float, nargs=2, default=(0.2, 0.1))
-    parser.add_argument("--decay", type=float, default=0.95, help="factor of the rates after each epoch")
+    parser.add_argument(
+        "--decay", type=float, default=0.95, help="factor of the rates after each epoch"
+    )
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--beta", type=float, default=0.2)
     parser.add_argument("--readout", default="linear")
@@ -66,7 +73,11 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, args.decay)
     criterion = SquaredError()
     x, y, test_x, test_y = load(args.data, args.validation)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("data", "out")}
+    settings = {
+        k: str(v) if isinstance(v, Path) else v
+        for k, v in vars(args).items()
+        if k not in ("data", "out")
+    }
     state = args.out.with_suffix(".state.pt")
     first = 1
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Learning rules against the exact gradient, in float64. Oracles: finite differences, theory's slopes."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_centred_gradient_tends_to_the_exact_one_as_beta_squared(
         for b in (3e-2, 3e-3, 3e-4, 1e-3)
     ]
     at_a_thousandth = errors.pop()
-    slopes = [math.log10(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    slopes = [math.log10(a / b) for a, b in pairwise(errors)]
     assert at_a_thousandth <= 1e-5
     assert all(1.8 <= slope <= 2.2 for slope in slopes), slopes
 
@@ -102,7 +103,7 @@ def test_one_sided_gradient_tends_to_the_exact_one_as_beta(nudging):
         )
         for b in (1e-2, 1e-3, 1e-4)
     ]
-    slopes = [math.log10(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    slopes = [math.log10(a / b) for a, b in pairwise(errors)]
     assert all(0.9 <= slope <= 1.1 for slope in slopes), slopes
 
 
@@ -196,7 +197,7 @@ def test_updates_per_step_equal_the_gradients_of_bptt():
             products.append([post.t() @ pre for post, pre in zip(states, below, strict=True)])
         return [
             [(b - a) / (sign * beta) for a, b in zip(before, after, strict=True)]
-            for before, after in zip(products[:-1], products[1:], strict=True)
+            for before, after in pairwise(products)
         ]
 
     plus, minus = updates(1.0), updates(-1.0)

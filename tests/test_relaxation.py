@@ -97,7 +97,7 @@ def test_every_layer_moves_once_per_step():
         for depth in range(1, 7):
             for nudged in (False, True):
                 groups = update_groups(order, depth, nudged=nudged)
-                assert sorted(sum(groups, [])) == list(range(depth))
+                assert sorted(layer for group in groups for layer in group) == list(range(depth))
                 if order != "synchronous" and nudged:
                     assert depth - 1 in groups[0]
 
@@ -170,7 +170,7 @@ def test_divergence_of_finite_weights_says_what_to_change():
         network.weights[0].fill_(1.0)
         network.weights[1].fill_(3e38)
     with pytest.raises(
-        DivergenceError, match="layer 2 at step 1.*lower dt, beta or the weights' gain"
+        DivergenceError, match=r"layer 2 at step 1.*lower dt, beta or the weights' gain"
     ):
         SquaredError()(network(torch.ones(1, 2)), torch.tensor([0])).backward()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule, checked_positive, checked_tolerance
-from continual_ep.relaxation import Settled, settle, step, update_groups
+from continual_ep.relaxation import Settled, largest_change, settle, step, update_groups
 
 if TYPE_CHECKING:
     from continual_ep.networks.mrnn import MRNN
@@ -62,9 +62,7 @@ class BPTT(RecurrentRule):
         for _ in range(tracked):
             before = [state.detach() for state in states]
             step(clamped, states, groups, network.relaxation.dt)
-        change = max(
-            float((new.detach() - old).abs().max()) for new, old in zip(states, before, strict=True)
-        )
+        change = largest_change(before, [state.detach() for state in states])
         if not change < float("inf"):
             # Once more without a graph: this raises and says where it happened.
             settle(network.clamp(x.detach()), network.relaxation, steps=self.free_steps)

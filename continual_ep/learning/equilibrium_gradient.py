@@ -22,7 +22,7 @@ from continual_ep.learning.rule import (
     checked_positive,
     checked_tolerance,
 )
-from continual_ep.relaxation import CHECK_EVERY, update_groups
+from continual_ep.relaxation import CHECK_EVERY, largest_change, update_groups
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class EquilibriumGradient(SecondPhaseRule):
         slopes = phase.clamped.slopes(phase.states)
         adjoints = [torch.zeros_like(state) for state in phase.states]
         groups = update_groups("red-black", len(adjoints), nudged=True)
-        limit = (self.tolerance or 0.0) * float(output_gradient.abs().max())
+        limit = (self.tolerance or 0.0) * largest_change(
+            [torch.zeros_like(output_gradient)], [output_gradient]
+        )
         for number in range(1, self.adjoint_steps + 1):
             before = list(adjoints)
             for group in groups:
@@ -72,10 +74,7 @@ class EquilibriumGradient(SecondPhaseRule):
                         current = current + output_gradient
                     adjoints[layer] = slopes[layer] * current
             if number % CHECK_EVERY == 0:
-                change = max(
-                    float((new - old).abs().max())
-                    for new, old in zip(adjoints, before, strict=True)
-                )
+                change = largest_change(before, adjoints)
                 if not change < float("inf"):
                     raise DivergenceError(
                         f"the adjoint diverged at step {number}: the free equilibrium is not stable; lower "

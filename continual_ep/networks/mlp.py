@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class MLP(LayeredNetwork):
         self.activation, self.readout, self.dropout = activation, readout, dropout
         self.learning = learning or Backprop()
         self._rate = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
-        pairs = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        pairs = list(pairwise(self.sizes))
         gains = per_layer(gain, len(pairs), "gain")
         self.weights = nn.ParameterList(
             initial_weight(post, pre, init if init is not None else g / math.sqrt(pre), generator)

@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ class MRNN(LayeredNetwork):
         self.learning = learning or EquilibriumPropagation()
         self.settling: Settling | None = None
         self._warned = False
-        pairs = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        pairs = list(pairwise(self.sizes))
         gains = per_layer(gain, len(pairs), "gain")
         self.weights = nn.ParameterList(
             initial_weight(post, pre, g / math.sqrt(pre), generator)
@@ -250,7 +251,14 @@ class MRNN(LayeredNetwork):
     def synapses(self) -> list[Synapses]:
         """The synapse layers, first to last, the readout included."""
         return [
-            Synapses(f"weights.{layer}", weight, self.biases[layer] if len(self.biases) else None)
+            Synapses(
+                f"weights.{layer}",
+                weight,
+                self.biases[layer] if len(self.biases) else None,
+                self.feedback_weights[layer - 1]
+                if 0 < layer <= len(self.feedback_weights)
+                else None,
+            )
             for layer, weight in enumerate(self.weights)
         ]
 

@@ -11,8 +11,11 @@ class Synapses(NamedTuple):
     :param name: the name of the weight in the network's ``state_dict``.
     :param weight: shape ``(n_post, n_pre)``; row ``i`` holds the synapses onto unit ``i``.
     :param bias: shape ``(n_post,)``, or None for a layer without biases.
+    :param feedback: shape ``(n_post, n_pre)``: row ``i`` holds what unit ``i`` sends back; None if the
+        layer's own weights do (tied feedback) or nothing comes back.
     """
 
     name: str
     weight: nn.Parameter
     bias: nn.Parameter | None = None
+    feedback: nn.Parameter | None = None

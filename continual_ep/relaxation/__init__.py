@@ -2,7 +2,15 @@
 
 from continual_ep.relaxation.orders import ORDERS, update_groups
 from continual_ep.relaxation.reference import reference_settle
-from continual_ep.relaxation.settle import CHECK_EVERY, Nudge, Relaxation, Settled, settle, step
+from continual_ep.relaxation.settle import (
+    CHECK_EVERY,
+    Nudge,
+    Relaxation,
+    Settled,
+    largest_change,
+    settle,
+    step,
+)
 
 __all__ = [
     "CHECK_EVERY",
@@ -10,6 +18,7 @@ __all__ = [
     "Nudge",
     "Relaxation",
     "Settled",
+    "largest_change",
     "reference_settle",
     "settle",
     "step",

@@ -161,7 +161,7 @@ def settle(
         if trace:
             history.append([state.clone() for state in states])
         if before is not None:
-            residual = _largest_change(before, states)
+            residual = largest_change(before, states)
             if not residual < float("inf"):
                 _raise_divergence(clamped, relaxation.dt, groups, origin, taken, nudge, phase)
             if tolerance is not None and residual <= tolerance:
@@ -169,10 +169,10 @@ def settle(
     return Settled(states, taken, residual, history)
 
 
-def _largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """The largest change of any unit; NaN or infinity if any state is."""
-    changes = [(new - old).abs_().max() for old, new in zip(before, after, strict=True)]
-    return float(torch.stack(changes).max())
+    changes = [(new - old).abs_().max() for old, new in zip(before, after, strict=True) if len(new)]
+    return float(torch.stack(changes).max()) if changes else 0.0
 
 
 def _raise_divergence(

@@ -1,0 +1,45 @@
+"""What importing costs, and what it drags in."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("room", ["", ".networks", ".relaxation", ".learning", ".sleep"])
+def test_numerical_core_imports_without_avalanche(room):
+    """Also where Avalanche is not installed at all: the import is made to fail."""
+    run(
+        "import sys; sys.modules['avalanche'] = None\n"
+        f"import continual_ep{room}\n"
+        "loaded = [name for name in sys.modules if name.split('.')[0] in "
+        "('torchvision', 'sklearn', 'matplotlib', 'pydantic', 'typer')]\n"
+        "assert not loaded, loaded"
+    )
+
+
+def test_core_trains_and_sleeps_nothing_but_torch():
+    """The package adds no heavy module to torch; its own modules are what an import costs."""
+    added = run(
+        "import sys, torch, torch.nn.functional\n"
+        "before = set(sys.modules)\n"
+        "import continual_ep, continual_ep.networks, continual_ep.learning, continual_ep.sleep\n"
+        "print(' '.join({n.split('.')[0] for n in set(sys.modules) - before}))"
+    ).split()
+    assert set(added) <= {"continual_ep", "numpy", "torch"} | sys.stdlib_module_names
+
+
+def test_version_is_the_distribution_s():
+    from importlib.metadata import version
+
+    import continual_ep
+
+    assert version("continual-ep") == continual_ep.__version__
