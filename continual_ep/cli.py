@@ -43,7 +43,9 @@ def run(
     stream: Annotated[
         str | None, typer.Option(help="digits, mnist, fashion-mnist, kmnist or a path to .npz.")
     ] = None,
-    experiences: Annotated[int | None, typer.Option(help="Experiences of the stream.")] = None,
+    experiences: Annotated[
+        str | None, typer.Option(help="Number of experiences, or classes in each: 4,3,3.")
+    ] = None,
     order_seed: Annotated[int | None, typer.Option(help="Seed of the class order.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder of the data sets.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch a missing set.")] = False,
@@ -79,15 +81,15 @@ def run(
     """Train, let sleep, compare. Repeat the same command to resume."""
     given = {
         "stream.name": stream,
-        "stream.experiences": experiences,
+        "stream.experiences": _one_or_many(experiences, "--experiences"),
         "stream.order_seed": order_seed,
         "stream.root": root,
         "stream.download": download or None,
         "network.kind": network,
-        "network.hidden": hidden if hidden is None else _numbers(hidden, "--hidden"),
+        "network.hidden": _numbers(hidden, "--hidden"),
         "training.epochs": epochs,
         "arms": arms if arms is None else arms.split(","),
-        "seeds": seeds if seeds is None or "," not in seeds else _numbers(seeds, "--seeds"),
+        "seeds": seeds if seeds is None or ":" in seeds else _numbers(seeds, "--seeds"),
         "device": device,
         "workers": int(workers) if workers is not None and workers.isdigit() else workers,
         "threads": threads,
@@ -152,7 +154,7 @@ def check_gradients(
         return
     given = {
         "network.kind": network,
-        "network.hidden": hidden if hidden is None else _numbers(hidden, "--hidden"),
+        "network.hidden": _numbers(hidden, "--hidden"),
     }
     values = _values(config, given, learning, None, None, assignments or [])
     from continual_ep.experiments.config import config_from
@@ -189,13 +191,18 @@ def _values(
     return values
 
 
-def _numbers(text: str, option: str) -> list[int]:
+def _numbers(text: str | None, option: str) -> list[int] | None:
     from continual_ep.errors import ConfigurationError
 
     try:
-        return [int(part) for part in text.split(",")]
+        return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigurationError(f"{option} {text!r} are no whole numbers with commas") from None
+        raise ConfigurationError(f"{option} {text!r}: give whole numbers, with commas") from None
+
+
+def _one_or_many(text: str | None, option: str) -> int | list[int] | None:
+    numbers = _numbers(text, option)
+    return numbers[0] if numbers is not None and len(numbers) == 1 else numbers
 
 
 def main() -> NoReturn:

@@ -109,9 +109,10 @@ def test_dotted_assignments() -> None:
         keys, value = parsed_assignment(text)
         assign(values, keys, value)
     config = config_from(values)
+    before = RunConfig().learning[0].free_steps  # type: ignore[union-attr]
     assert config.stream.experiences == 2
     assert config.sleep is not None and config.sleep.steps == 7
-    assert [entry.free_steps for entry in config.learning] == [30, 4]  # type: ignore[union-attr]
+    assert [entry.free_steps for entry in config.learning] == [before, 4]  # type: ignore[union-attr]
     assert config.seeds == [0, 1]
 
 

@@ -83,8 +83,9 @@ class CellRun:
         built.strategy.plugins.insert(0, EpochListener(self._tell))
         done = self._restore(built)
         self._tell("started", done=done)
-        for experience in self.benchmark.train_stream[done:]:
-            self._learn(built, experience)
+        # Not a slice: its experiences would take it for the whole stream.
+        for number in range(done, len(self.benchmark.train_stream)):
+            self._learn(built, self.benchmark.train_stream[number])
         self._write_result(built)
 
     def _restore(self, built: Built) -> int:

@@ -23,6 +23,9 @@ STYLE = {
     "rehearsal+sleep": ("#009E73", "D"),
 }
 
+#: Arms are drawn beside each other by this part of an experience, so that intervals do not overlap.
+SHIFT = 0.06
+
 
 def accuracy_figure(groups: Sequence["Group"], path: Path) -> Path:
     """Accuracy on all classes so far, after each experience, with 95 % intervals over seeds."""
@@ -30,9 +33,9 @@ def accuracy_figure(groups: Sequence["Group"], path: Path) -> Path:
     figure = Figure(figsize=(1.2 + 4.2 * len(names), 4.0), layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
-        for group in groups:
-            if group.name == name:
-                _draw_arm(axis, group)
+        arms = [group for group in groups if group.name == name]
+        for place, group in enumerate(arms):
+            _draw_arm(axis, group, SHIFT * (place - (len(arms) - 1) / 2))
         axis.set(title=name, xlabel="experiences learned", ylim=(0, 100))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
@@ -41,17 +44,17 @@ def accuracy_figure(groups: Sequence["Group"], path: Path) -> Path:
     return _save(figure, path)
 
 
-def _draw_arm(axis: Any, group: "Group") -> None:
+def _draw_arm(axis: Any, group: "Group", shift: float) -> None:
     curves = 100 * np.array([r.record.pooled_asleep for r in group.results.values()])
     intervals = [confidence_interval(column.tolist()) for column in curves.T]
-    x = np.arange(1, len(intervals) + 1)
+    x = np.arange(1, len(intervals) + 1) + shift
     mean = np.array([interval.mean for interval in intervals])
+    half = [interval.half_width for interval in intervals] if len(curves) > 1 else None
     colour, mark = STYLE[group.arm]
     label = f"{group.arm} (n = {len(curves)})"
-    axis.plot(x, mean, color=colour, marker=mark, markersize=4, label=label)
-    if len(curves) > 1:
-        half = np.array([interval.half_width for interval in intervals])
-        axis.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
+    axis.errorbar(
+        x, mean, half, color=colour, marker=mark, markersize=4, label=label, elinewidth=1, capsize=2
+    )
 
 
 def matrix_figure(groups: Sequence["Group"], path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from continual_ep.experiments.files import write_json, write_text
 LOCK = ".lock"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+
+#: Seconds for which a lock is waited for.
+PATIENCE = 1.0
 
 
 @contextmanager
@@ -80,21 +84,31 @@ def _check_same(config: RunConfig, folder: Path) -> None:
 
 
 def _take(lock: Any, folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        owner = lock.read().strip() or "another process"
-        raise ConfigurationError(
-            f"the folder {folder} is in use by {owner}. Wait until it has ended, stop it, or choose "
-            "another --out"
-        ) from None
-    except OSError:
-        return  # a file system without locks: better to run unlocked than not at all
+    # The workers of a run that was just killed share its lock until they are gone, too.
+    deadline = time.monotonic() + PATIENCE
+    while not _locked(lock):
+        if time.monotonic() > deadline:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise ConfigurationError(
+                f"the folder {folder} is in use by {owner}. Wait until it has ended, stop it, or "
+                "choose another --out"
+            )
+        time.sleep(0.05)
     lock.seek(0)
     lock.truncate()
     lock.write(f"process {os.getpid()} on {platform.node()}\n")
     lock.flush()
+
+
+def _locked(lock: Any) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks: better to run unlocked than not at all
+    return True
 
 
 def note_environment(folder: Path, started: dict[str, Any]) -> None:
