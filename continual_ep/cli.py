@@ -100,9 +100,13 @@ def run(
     from continual_ep.experiments.config import config_from
 
     resolved = config_from(values, "the options" if config is None else f"{config} and the options")
-    from continual_ep.experiments.run import run as run_config
+    try:
+        from continual_ep.experiments.run import run as run_config
 
-    run_config(resolved, console=Console(), fork=True)
+        run_config(resolved, console=Console(), fork=True)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -214,9 +218,6 @@ def main() -> NoReturn:
     except ContinualEPError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         sys.exit(_usage_error(error))
     sys.exit(code or 0)

@@ -1,0 +1,238 @@
+"""The command line: options arrive, mistakes are messages with exit code 2."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from continual_ep import cli
+from continual_ep.experiments.config import RunConfig
+from continual_ep.experiments.display import Display
+
+TINY = """
+stream: {experiences: [4, 3, 3], per_class: 6}
+network: {hidden: [8]}
+learning: {rule: equilibrium-propagation, free_steps: 5, nudged_steps: 3}
+training: {epochs: 1}
+arms: [sequential]
+seeds: [0]
+workers: 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """``main`` is the process's own; here it must leave no handler behind."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+class Outcome:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: Any, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["continual-ep", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return Outcome(caught.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def configured(command: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The configuration that a command line stands for, without running it."""
+    import continual_ep.experiments.run as module
+
+    caught: list[RunConfig] = []
+    monkeypatch.setattr(module, "run", lambda config, **rest: caught.append(config))
+
+    def resolve(*arguments: str) -> RunConfig:
+        outcome = command("run", *arguments)
+        assert outcome.code == 0, outcome.err
+        return caught.pop()
+
+    return resolve
+
+
+def test_version(command: Any) -> None:
+    from importlib.metadata import version
+
+    assert command("--version").out.strip() == version("continual-ep")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom continual_ep.cli import main\n"
+        f"sys.argv = ['continual-ep', *{arguments!r}]\n"
+        "try:\n    main()\n"
+        "finally:\n    print('torch' in sys.modules, 'avalanche' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("False False")
+    assert done.returncode == 0
+
+
+def test_flags(configured: Any) -> None:
+    config = configured(
+        *"--stream mnist --experiences 2 --order-seed 7 --root here --download --hidden 30,20".split(),
+        *"--learning bptt,backprop --epochs 3 --sleep tadros2022 --rehearsal 5".split(),
+        *"--seeds 4:6 --workers 1 --threads 2 --out there --tensorboard".split(),
+    )
+    assert config.stream.model_dump(include={"name", "experiences", "order_seed", "root"}) == {
+        "name": "mnist",
+        "experiences": 2,
+        "order_seed": 7,
+        "root": "here",
+    }
+    assert config.stream.download and config.tensorboard
+    assert config.network.hidden == [30, 20]
+    assert [entry.rule for entry in config.learning] == ["bptt", "backprop"]
+    assert config.training.epochs == 3
+    assert config.sleep.preset == "tadros2022" and config.rehearsal.per_class == 5
+    assert (config.seeds, config.workers, config.threads, config.out) == ([4, 5], 1, 2, "there")
+
+
+def test_flags_win_over_the_file_and_set_over_flags(configured: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("training: {epochs: 7, batch_size: 3}\narms: [sleep, sequential]")
+    config = configured(str(path), "--epochs", "5", "--set", "training.epochs=4", "--sleep", "off")
+    assert (config.training.epochs, config.training.batch_size) == (4, 3)
+    assert config.arms == ["sequential"]
+
+
+def test_without_anything_it_is_the_demo(configured: Any) -> None:
+    assert configured() == RunConfig()
+
+
+def test_every_option_can_be_set(configured: Any) -> None:
+    demo = RunConfig()
+    from continual_ep.experiments.config import flattened
+
+    flat = flattened(demo.model_dump(mode="json"))
+    texts = [f"--set={key}={json.dumps(value)}" for key, value in flat.items()]
+    assert configured(*texts) == demo
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--stream cifar", ["stream.name", "digits"]),
+        ("--stream mnist --root {tmp}/none", ["mnist", "{tmp}/none", "--download"]),
+        ("--stream {tmp}/none.npz", ["none.npz"]),
+        ("--set stream.experience=2", ["did you mean 'experiences'"]),
+        ("--set training.epochs", ["KEY=VALUE"]),
+        ("--set training.epochs=0", ["training.epochs", "greater than or equal to 1"]),
+        ("--hidden many", ["--hidden 'many'"]),
+        ("--seeds 3:1", ["seeds", "0:3"]),
+        ("--rehearsal some", ["--rehearsal 'some'"]),
+        ("--sleep nap --out {tmp}/new", ["'nap'", "calibrated"]),
+        ("--device cuda:99 --out {tmp}/new", ["cuda:99"]),
+        ("--experiences 11 --out {tmp}/new", ["11", "10 classes"]),
+        ("--out {tmp}/file/below", ["{tmp}/file", "--out"]),
+        ("--out {tmp}", ["files that belong to no run", "'file'"]),
+        ("{tmp}/none.yaml", ["none.yaml"]),
+        ("--bogus", ["--bogus"]),
+    ],
+)
+def test_mistakes_are_messages(
+    command: Any, tmp_path: Path, arguments: str, words: list[str]
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    outcome = command("run", *arguments.format(tmp=tmp_path).split())
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word.format(tmp=tmp_path) in outcome.err.replace("\n", " ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_run_and_compare(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(TINY)
+    out = tmp_path / "run"
+    done = command("run", str(tmp_path / "config.yaml"), "--out", str(out))
+    assert done.code == 0, done.err
+    lines = [line for line in done.out.splitlines() if "| experience " in line]
+    assert len(lines) == 3 and "1/3" in lines[0]
+    assert f"figure:  {out / 'accuracy.png'}" in done.out
+    assert done.err == ""
+
+    again = command("compare", str(out), "--out", str(tmp_path / "figures"))
+    assert again.code == 0, again.err
+    table = [line for line in done.out.splitlines() if line.strip().startswith("sequential")]
+    assert table and table[0] in again.out
+    assert (tmp_path / "figures" / "accuracy.png").exists()
+    assert command("compare", str(tmp_path / "none")).code == 2
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*rest: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Display, "_on_experience", interrupt)
+    (tmp_path / "config.yaml").write_text(TINY)
+    outcome = command("run", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"))
+    assert outcome.code == 130
+    assert "the same command goes on" in outcome.err
+
+
+def test_check_gradients(command: Any) -> None:
+    outcome = command(
+        *"check-gradients --learning equilibrium-propagation,bptt --hidden 10,10 --batch 6".split(),
+        *"--set learning.0.beta=0.001 --set learning.0.free_steps=300".split(),
+        *"--set learning.0.nudged_steps=100 --set learning.1.free_steps=300".split(),
+    )
+    assert outcome.code == 0, outcome.err
+    rows = [line.split() for line in outcome.out.splitlines() if "weights." in line]
+    assert [row[0] for row in rows] == ["weights.0", "weights.1", "weights.2"] * 2
+    assert all(float(row[1]) > 0.999 for row in rows)
+
+
+def test_check_gradients_of_a_network_of_ones_own(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_network.py").write_text(
+        "import torch\n"
+        "from continual_ep.learning import SquaredError\n"
+        "from continual_ep.networks import MRNN\n"
+        "def make():\n"
+        "    generator = torch.Generator().manual_seed(0)\n"
+        "    x = torch.rand(5, 4, generator=generator).double()\n"
+        "    network = MRNN([4, 6, 3], generator=generator).double()\n"
+        "    return network, x, torch.tensor([0, 1, 2, 0, 1]), SquaredError()\n"
+        "def wrong():\n"
+        "    return 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    outcome = command("check-gradients", "--import", "my_network:make")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("weights.") == 2
+    for name, word in [
+        ("my_network:wrong", "(network, x, y, criterion)"),
+        ("my_network:none", "no function 'none'"),
+        ("no_such_network:make", "no_such_network"),
+        ("my_network", "package.module:function"),
+    ]:
+        outcome = command("check-gradients", "--import", name)
+        assert outcome.code == 2 and word in outcome.err
+
+
+def test_check_gradients_of_the_twin(command: Any) -> None:
+    outcome = command("check-gradients", "--learning", "backprop")
+    assert outcome.code == 2 and "nothing to check" in outcome.err
