@@ -128,6 +128,14 @@ def compare(
             console.print(f"figure: {path}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def options() -> None:
+    """List every option of a run, with defaults, as a Markdown table."""
+    from continual_ep.experiments.reference import markdown_table
+
+    print(markdown_table())
+
+
 @app.command(name="check-gradients")
 def check_gradients(
     config: Annotated[Path | None, typer.Option(help="YAML file of a run.")] = None,

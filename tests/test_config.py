@@ -163,6 +163,48 @@ def test_every_parameter_of_a_rule_can_be_configured() -> None:
         assert own == {field.name for field in dataclasses.fields(LEARNING_RULES[name])}
 
 
+def test_every_constant_of_the_sleep_can_be_configured() -> None:
+    from continual_ep.experiments.options import SleepOptions
+    from continual_ep.plugins import SleepReplay
+    from continual_ep.sleep.parameters import SleepParameters
+
+    plugin = {"when", "preset", "dreams", "hold", "exclude"}
+    constants = {field.name for field in dataclasses.fields(SleepParameters)}
+    assert set(SleepOptions.model_fields) == plugin | constants
+    options = SleepOptions(window="whole", quiet_steps="never", thresholds=[1.0, 2.0], leak=0.5)
+    assert options.constants() == {
+        "window": None,
+        "quiet_steps": None,
+        "thresholds": (1.0, 2.0),
+        "leak": 0.5,
+    }
+    assert SleepReplay(**options.constants()).parameters.leak == 0.5
+
+
+def test_names_are_those_of_the_registries() -> None:
+    from typing import get_args
+
+    from continual_ep.experiments.options import STREAM_NAMES, NetworkOptions
+    from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS
+    from continual_ep.streams import SOURCES
+
+    assert set(STREAM_NAMES) <= set(SOURCES)
+    literal, none = get_args(NetworkOptions.model_fields["activation"].annotation)
+    assert set(get_args(literal)) == set(FEEDFORWARD_ACTIVATIONS) and none is type(None)
+
+
+def test_the_documentation_lists_every_option() -> None:
+    from continual_ep.experiments.reference import all_options, markdown_table
+
+    for option in all_options():
+        assert option.meaning, f"{option.name} has no description"
+    page = (Path(__file__).parents[1] / "docs" / "experiments.md").read_text()
+    listed = page.partition("<!-- options -->")[2].partition("<!-- end of options -->")[0]
+    assert listed.strip() == markdown_table(), (
+        "docs/experiments.md is out of date: replace its table by the output of continual-ep options"
+    )
+
+
 def test_checking_a_configuration_does_not_import_torch() -> None:
     code = "import sys, continual_ep.experiments.overrides; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

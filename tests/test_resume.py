@@ -192,6 +192,19 @@ def test_a_damaged_checkpoint_is_named_and_kept(tmp_path: Path, damage: str) -> 
     train(config, tmp_path)  # the remedy that the message names
 
 
+def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    config = tiny(tmp_path, seeds=[0, 1])
+    first, second = cells_of(config)
+    with opened_folder(config):
+        first.folder(tmp_path).mkdir(parents=True)
+        (first.folder(tmp_path) / CHECKPOINT).write_bytes(b"damaged")
+    console = quietly()
+    with pytest.raises(ContinualEPError, match="1 of the cells failed.*seed 0"):
+        run(config, console=console)
+    assert (second.folder(tmp_path) / RESULT).exists()
+    assert "rehearsal+sleep   1 " in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 class Thing:
     """What no checkpoint may hold."""
 

@@ -38,7 +38,7 @@ class StreamOptions(Options):
         default="digits", description="digits, mnist, fashion-mnist, kmnist or a path to .npz"
     )
     experiences: Count | list[Count] = Field(
-        default=5, description="number of experiences, or the number of classes in each"
+        default=5, description="how many, or a list with the number of classes in each"
     )
     order_seed: Annotated[int, Field(ge=0)] | None = Field(
         default=0, description="seed of the class order, not of the run; null: the natural order"
@@ -87,7 +87,9 @@ class NetworkOptions(Options):
     gain: Rate | list[Rate] = Field(
         default=1.0, description="scale of the initial weights; one, or per layer"
     )
-    feedback: Literal["tied", "untied"] = Field(default="tied", description="mrnn only")
+    feedback: Literal["tied", "untied"] = Field(
+        default="tied", description="weights back down; mrnn only"
+    )
     order: Literal["red-black", "synchronous", "forward-sweep", "backward-sweep"] = Field(
         default="red-black", description="order of updates; mrnn only"
     )
@@ -130,20 +132,24 @@ class EquilibriumPropagationOptions(RuleOptions):
 
     rule: Literal["equilibrium-propagation"] = "equilibrium-propagation"
     beta: Rate = Field(default=0.2, description="strength of the nudge")
-    estimator: Literal["centered", "one-sided", "random-sign"] = "centered"
-    free_steps: Count = 20
-    nudged_steps: Count = 6
+    estimator: Literal["centered", "one-sided", "random-sign"] = Field(
+        default="centered", description="how two equilibria make a gradient"
+    )
+    free_steps: Count = Field(default=20, description="of the free phase")
+    nudged_steps: Count = Field(default=6, description="of each nudged phase")
     tolerance: Rate | None = Field(
         default=None, description="stop a phase that moves less; null: never"
     )
-    nudging: Literal["force", "loss"] = Field(default="loss", description="loss: as published")
+    nudging: Literal["force", "loss"] = Field(
+        default="loss", description="loss: evaluated at each step, as published"
+    )
 
 
 class BPTTOptions(RuleOptions):
     """Back-propagation through time."""
 
     rule: Literal["bptt"] = "bptt"
-    free_steps: Count = 20
+    free_steps: Count = Field(default=20, description="of the free phase")
     backward_steps: Count | None = Field(
         default=None, description="steps differentiated; null: all"
     )
@@ -156,9 +162,9 @@ class EquilibriumGradientOptions(RuleOptions):
     """The exact gradient at the equilibrium."""
 
     rule: Literal["equilibrium-gradient"] = "equilibrium-gradient"
-    free_steps: Count = 200
-    adjoint_steps: Count = 200
-    tolerance: Rate | None = 1e-6
+    free_steps: Count = Field(default=200, description="at most, of the free phase")
+    adjoint_steps: Count = Field(default=200, description="at most, of the adjoint's relaxation")
+    tolerance: Rate | None = Field(default=1e-6, description="stop a phase that moves less")
 
 
 class BackpropOptions(RuleOptions):
@@ -182,13 +188,13 @@ RULES: dict[str, type[RuleOptions]] = {
 class TrainingOptions(Options):
     """How the awake network is trained in each experience."""
 
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="rule of the steps")
     learning_rates: Rate | list[Rate] = Field(
         default=0.1, description="one, or one per synapse layer"
     )
     momentum: Fraction = Field(default=0.0, description="sgd only")
-    weight_decay: float = Field(default=0.0, ge=0)
-    batch_size: Count = 20
+    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty")
+    batch_size: Count = Field(default=20, description="samples of a step")
     epochs: Count = Field(default=8, description="passes through each experience")
     loss: Literal["auto", "squared-error", "cross-entropy"] = Field(
         default="auto", description="auto: cross-entropy for a softmax readout, else squared error"
@@ -211,7 +217,9 @@ class RehearsalOptions(Options):
     total: Count | None = Field(
         default=None, description="exemplars kept in all, instead of per_class"
     )
-    selection: Literal["reservoir", "class-balanced", "herding"] = "class-balanced"
+    selection: Literal["reservoir", "class-balanced", "herding"] = Field(
+        default="class-balanced", description="which samples are kept; reservoir needs total"
+    )
     batch_size: Count | None = Field(
         default=None, description="samples of a mixed batch; null: training.batch_size"
     )
@@ -251,7 +259,7 @@ class SleepOptions(Options):
     decrease: NotNegative | None = Field(default=None, description="step down of a synapse")
     gate_width: Rate | None = Field(default=None, description="of the gate, in weight units")
     leak: Share | None = Field(default=None, description="what a membrane keeps in a step")
-    time_step: Rate | None = Field(default=None, description="s")
+    time_step: Rate | None = Field(default=None, description="of the sleep, in seconds")
     max_rate: Rate | None = Field(default=None, description="Hz, of an input of 1")
     window: Count | Literal["auto", "whole"] | None = Field(
         default=None, description="side of the dreamt image window in pixels"

@@ -39,12 +39,16 @@ def run(config: RunConfig, *, console: Console | None = None, fork: bool = False
     _check_cells(config, benchmark)
     with opened_folder(config) as folder:
         note_environment(folder, environment(config))
-        _train(config, benchmark, folder, console, fork)
+        failed = _train(config, benchmark, folder, console, fork)
+        if len(failed) == len(cells_of(config)):
+            raise ContinualEPError(_failure(failed, folder))
         comparison = compare([folder])
         show(comparison, console)
         figures = comparison.write(folder)
         console.print(f"results: {folder}", highlight=False, soft_wrap=True)
         console.print(f"figure:  {figures[0]}", highlight=False, soft_wrap=True)
+        if failed:
+            raise ContinualEPError(_failure(failed, folder))
         return comparison
 
 
@@ -62,7 +66,8 @@ def _train(
     folder: Path,
     console: Console,
     fork: bool,
-) -> None:
+) -> list[Cell]:
+    """Trains what is left to train; returns the cells that failed."""
     cells = cells_of(config)
     waiting = [cell for cell in cells if not (cell.folder(folder) / RESULT).exists()]
     if len(waiting) < len(cells):
@@ -84,14 +89,15 @@ def _train(
             setup = RunningCells(config, folder, benchmark if fork else None)
             method = "fork" if fork else "spawn"
             run_in_processes(setup, waiting, listener, workers=workers, method=method)
-    if display.problems:
-        raise ContinualEPError(_failure(display.problems[0][0], len(display.problems), folder))
+    return [cell for cell, _ in display.problems]
 
 
-def _failure(cell: Cell, number: int, folder: Path) -> str:
+def _failure(cells: list[Cell], folder: Path) -> str:
+    first = cells[0]
     return (
-        f"{number} of the cells failed, the first being {cell.label}, {cell.arm}, seed {cell.seed} "
-        f"(see above). What is complete is in {folder}; the same command tries the others again"
+        f"{len(cells)} of the cells failed, the first being {first.label}, {first.arm}, seed "
+        f"{first.seed} (see above). What is complete is in {folder}; the same command tries the "
+        "others again"
     )
 
 
