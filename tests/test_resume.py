@@ -199,7 +199,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         first.folder(tmp_path).mkdir(parents=True)
         (first.folder(tmp_path) / CHECKPOINT).write_bytes(b"damaged")
     console = quietly()
-    with pytest.raises(ContinualEPError, match="1 of the cells failed.*seed 0"):
+    with pytest.raises(ContinualEPError, match=r"1 of the cells failed.*seed 0"):
         run(config, console=console)
     assert (second.folder(tmp_path) / RESULT).exists()
     assert "rehearsal+sleep   1 " in console.file.getvalue()  # type: ignore[attr-defined]
