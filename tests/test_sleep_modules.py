@@ -45,7 +45,8 @@ def test_a_kernel_by_hand():
     # Two input maps of 2 x 2, one 1 x 1 kernel (0.5, -0.1); map 0 spikes at three places, map 1 at one.
     weight = nn.Parameter(torch.tensor([0.5, -0.1], dtype=torch.float64).reshape(1, 2, 1, 1))
     kernel = Kernel((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
-    asleep = sleeper(SleepLayer("k", weight, kernel=kernel, shape=(2, 2, 2)), SleepParameters())
+    constants = SleepParameters(increase=0.01, decrease=0.001)
+    asleep = sleeper(SleepLayer("k", weight, kernel=kernel, shape=(2, 2, 2)), constants)
     below = spikes_at(np.array([0, 1, 2, 4]), 8)
     np.testing.assert_allclose(asleep.current(below), [0.4, 0.5, 0.5, 0.0])
     asleep.learn(np.array([0, 1, 2]), below)

@@ -24,6 +24,9 @@ def _published(
         steps=steps,
         growth=growth,
         window=window,
+        leak=0.999,
+        gate_width=0.001,
+        time_step=0.001,
     )
 
 
