@@ -22,7 +22,8 @@ OPTIONS: dict[str, Any] = {
     "stream": {"experiences": [4, 3, 3], "per_class": 8},
     "network": {"hidden": [12]},
     "learning": [{"rule": "equilibrium-propagation", "free_steps": 8, "nudged_steps": 3}],
-    "training": {"epochs": 2, "batch_size": 8, "momentum": 0.5},
+    # Long enough for the kill to arrive in the middle, also on a machine that is busy.
+    "training": {"epochs": 25, "batch_size": 8, "momentum": 0.5},
     "sleep": {"steps": 60},
     "rehearsal": {"per_class": 1},
     "arms": ["sequential", "rehearsal+sleep"],
@@ -66,11 +67,13 @@ def test_a_killed_command_resumes_with_the_same_command(tmp_path: Path) -> None:
             break
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
-    assert len(list(killed.rglob(RESULT))) < 4, "it ended before it was killed"
+    complete = {path.parent for path in killed.rglob(RESULT)}
+    begun = {path.parent for path in killed.rglob(CHECKPOINT)} - complete
+    assert len(complete) < 4, "it ended before it was killed"
 
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "resumed after experience" in again.stdout
+    assert again.stdout.count("resumed after experience") == len(begun)
     assert str(killed / "accuracy.png") in again.stdout
     # Two workers, killed once, or one without a break: the same.
     assert numbers(killed) == numbers(whole)
