@@ -31,6 +31,7 @@ MAKERS = [
     lambda: MRNN([6, 5, 4], readout="softmax", feedback="untied"),
     lambda: MRNN([6, 5, 5, 4], readout="softmax", feedback="untied", bias=True),
     lambda: MLP([6, 5, 4], bias=True, dropout=0.2),
+    lambda: MLP([6, 5, 4], dropout=0.5, dropout_rescale="evaluation"),
     lambda: MLP([6, 5, 4], activation="tanh", readout="straight-through"),
 ]
 
@@ -113,8 +114,23 @@ def test_activities_end_with_the_output(network):
     found = network.activities(x)
     assert network.training
     assert [a.shape[1] for a in found] == list(network.sizes[1:])
-    network.eval()
-    torch.testing.assert_close(found[-1], network(x).detach())
+    if getattr(network, "dropout_rescale", "training") == "training":
+        torch.testing.assert_close(found[-1], network.eval()(x).detach())
+
+
+def test_original_dropout_scales_in_evaluation_and_torch_s_in_training():
+    x = torch.ones(1000, 1)
+    for rescale, trained, evaluated in (
+        ("training", {0.0, 2.0}, 1.0),
+        ("evaluation", {0.0, 1.0}, 0.5),
+    ):
+        network = MLP([1, 1, 1], dropout=0.5, dropout_rescale=rescale)
+        with torch.no_grad():
+            for weight in network.weights:
+                weight.fill_(1.0)
+        assert set(network(x).detach().flatten().tolist()) == trained
+        assert float(network.activities(x)[-1][0]) == 1.0
+        assert set(network.eval()(x).detach().flatten().tolist()) == {evaluated}
 
 
 def test_synapses_name_their_weights(network):
@@ -243,6 +259,7 @@ def test_a_changed_parameter_between_forward_and_backward_is_noticed():
         (lambda: MRNN([6, 5, 3], learning=Backprop()), "Backprop is for an MLP"),
         (lambda: MLP([6, 5, 3], learning=EquilibriumPropagation()), "no dynamics"),
         (lambda: MLP([6, 5, 3], dropout=1.0), "dropout"),
+        (lambda: MLP([6, 5, 3], dropout_rescale="never"), "evaluation"),
         (lambda: MLP([6, 5, 3], readout="argmax"), "readout"),
         (lambda: MLP([6, 5, 3], activation="step"), "relu"),
     ],

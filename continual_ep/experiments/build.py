@@ -102,7 +102,7 @@ def build_network(
     sizes = [inputs, *network.hidden, outputs]
     options = network.model_dump(include={"bias", "gain"})
     if network_kind(learning, network) == "mlp":
-        options |= network.model_dump(include={"dropout", "init"})
+        options |= network.model_dump(include={"dropout", "dropout_rescale", "init"})
         options["activation"] = network.activation or "relu"
         options["readout"] = network.readout or "linear"
         return MLP(sizes, learning=rule, generator=generator, **options)

@@ -85,17 +85,21 @@ class NetworkOptions(Options):
     )
     bias: bool = Field(default=False, description="give every layer biases")
     gain: Rate | list[Rate] = Field(
-        default=1.0, description="scale of the initial weights; one, or per layer"
+        default=0.45, description="scale of the initial weights; one, or per layer"
     )
     feedback: Literal["tied", "untied"] = Field(
         default="tied", description="weights back down; mrnn only"
     )
-    order: Literal["red-black", "synchronous", "forward-sweep", "backward-sweep"] = Field(
+    order: Literal["red-black", "synchronous", "sweep"] = Field(
         default="red-black", description="order of updates; mrnn only"
     )
     dt: float = Field(default=1.0, gt=0, le=1, description="time step, 1 = discrete map; mrnn only")
     dropout: Fraction = Field(
         default=0.0, description="probability of silencing a hidden unit; mlp only"
+    )
+    dropout_rescale: Literal["training", "evaluation"] = Field(
+        default="training",
+        description="training: as torch; evaluation: the original dropout; mlp only",
     )
     init: Rate | None = Field(
         default=None, description="draw weights from U(-init, init); mlp only"
@@ -105,7 +109,7 @@ class NetworkOptions(Options):
     def _fits_kind(self) -> "NetworkOptions":
         only = {
             "mlp": ("feedback", "order", "dt"),
-            "mrnn": ("dropout", "init"),
+            "mrnn": ("dropout", "dropout_rescale", "init"),
         }
         for name in only.get(self.kind, ()):
             if getattr(self, name) != type(self).model_fields[name].default:
@@ -190,12 +194,12 @@ class TrainingOptions(Options):
 
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="rule of the steps")
     learning_rates: Rate | list[Rate] = Field(
-        default=0.1, description="one, or one per synapse layer"
+        default=0.05, description="one, or one per synapse layer"
     )
     momentum: Fraction = Field(default=0.0, description="sgd only")
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty")
-    batch_size: Count = Field(default=20, description="samples of a step")
-    epochs: Count = Field(default=8, description="passes through each experience")
+    batch_size: Count = Field(default=10, description="samples of a step")
+    epochs: Count = Field(default=4, description="passes through each experience")
     loss: Literal["auto", "squared-error", "cross-entropy"] = Field(
         default="auto", description="auto: cross-entropy for a softmax readout, else squared error"
     )
@@ -224,7 +228,7 @@ class RehearsalOptions(Options):
         default=None, description="samples of a mixed batch; null: training.batch_size"
     )
     share: Annotated[float, Field(gt=0, lt=1)] | Literal["proportional"] = Field(
-        default=0.5, description="part of a mixed batch that is exemplars"
+        default=0.2, description="part of a mixed batch that is exemplars"
     )
 
     @model_validator(mode="before")

@@ -20,6 +20,7 @@ from continual_ep.networks.layered import (
 from continual_ep.networks.synapses import Synapses
 
 READOUTS = ("linear", "activated", "straight-through", "softmax")
+DROPOUT_RESCALES = ("training", "evaluation")
 
 
 class MLP(LayeredNetwork):
@@ -36,7 +37,10 @@ class MLP(LayeredNetwork):
     Other arguments:
 
     :param bias: give every layer biases, initially zero.
-    :param dropout: probability of silencing a hidden unit during training (inverted dropout).
+    :param dropout: probability of silencing a hidden unit during training.
+    :param dropout_rescale: when activations are scaled so that their means agree: in ``"training"``, by
+        :math:`1/(1-p)` (as torch does), or in ``"evaluation"``, by :math:`1-p`, the original form. It
+        matters to sleep, which uses the weights as they are.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n_{l-1}})`; one gain, or one per layer.
     :param init: draw the weights from :math:`U(\pm\mathrm{init})` instead.
     :param learning: :class:`~continual_ep.learning.Backprop`, the only rule of this network.
@@ -52,6 +56,7 @@ class MLP(LayeredNetwork):
         readout: str = "linear",
         bias: bool = False,
         dropout: float = 0.0,
+        dropout_rescale: str = "training",
         gain: float | Sequence[float] = 1.0,
         init: float | None = None,
         learning: Backprop | None = None,
@@ -60,6 +65,10 @@ class MLP(LayeredNetwork):
         super().__init__()
         if readout not in READOUTS:
             raise ConfigurationError(f"readout {readout!r} is unknown; choose one of {READOUTS}")
+        if dropout_rescale not in DROPOUT_RESCALES:
+            raise ConfigurationError(
+                f"dropout_rescale {dropout_rescale!r} is unknown; choose one of {DROPOUT_RESCALES}"
+            )
         if not 0.0 <= dropout < 1.0:
             raise ConfigurationError(f"dropout is {dropout}; it must lie in [0, 1)")
         if not isinstance(learning or Backprop(), Backprop):
@@ -67,7 +76,8 @@ class MLP(LayeredNetwork):
                 f"an MLP cannot learn by {type(learning).__name__}: it has no dynamics; use Backprop"
             )
         self.sizes = validated_sizes(sizes, hidden=0)
-        self.activation, self.readout, self.dropout = activation, readout, dropout
+        self.activation, self.readout = activation, readout
+        self.dropout, self.dropout_rescale = dropout, dropout_rescale
         self.learning = learning or Backprop()
         self._rate = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
         pairs = list(pairwise(self.sizes))
@@ -83,16 +93,16 @@ class MLP(LayeredNetwork):
 
         :raises InputError: for an input that does not fit.
         """
-        return self._layers(x)[-1]
+        return self._layers(x, self.dropout)[-1]
 
-    def _layers(self, x: Tensor) -> list[Tensor]:
+    def _layers(self, x: Tensor, dropout: float) -> list[Tensor]:
         state, states = flat_input(x, self.sizes[0]), []
         last = len(self.weights) - 1
         for layer, weight in enumerate(self.weights):
             bias = self.biases[layer] if len(self.biases) else None
             current = nn.functional.linear(state, weight, bias)
             if layer < last:
-                state = nn.functional.dropout(self._rate(current), self.dropout, self.training)
+                state = self._dropped_out(self._rate(current), dropout)
             elif self.readout == "activated":
                 state = self._rate(current)
             elif self.readout == "straight-through":
@@ -102,13 +112,19 @@ class MLP(LayeredNetwork):
             states.append(state)
         return states
 
+    def _dropped_out(self, rate: Tensor, p: float) -> Tensor:
+        if self.dropout_rescale == "training":
+            return nn.functional.dropout(rate, p, self.training)
+        # Undoing torch's factor leaves the mask alone.
+        return (1.0 - p) * nn.functional.dropout(rate, p, self.training)
+
     def activities(self, x: Tensor) -> list[Tensor]:
-        """The activations of layers 1 ... L in evaluation mode, without a graph."""
+        """The activations of layers 1 ... L with dropout off, without a graph."""
         training = self.training
         self.eval()
         try:
             with torch.no_grad():
-                return self._layers(x)
+                return self._layers(x, 0.0)
         finally:
             self.train(training)
 
