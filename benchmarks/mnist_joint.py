@@ -47,9 +47,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--rates", type=float, nargs=2, default=(0.2, 0.1))
+    parser.add_argument("--rates", type=float, nargs=2, default=(0.3, 0.15))
     parser.add_argument(
-        "--decay", type=float, default=0.95, help="factor of the rates after each epoch"
+        "--decay", type=float, default=0.9, help="factor of the rates after each epoch"
     )
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--beta", type=float, default=0.2)

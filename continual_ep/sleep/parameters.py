@@ -39,8 +39,8 @@ class SleepParameters:
         (over steps) of the strongest current.
     :param calibration_steps: steps without plasticity on which thresholds are calibrated.
     :param feedback: whether layers also get a current from the layer above.
-    :param biases: ``"ignore"``: not used asleep and unchanged; ``"current"``: added to the current
-        of each step; ``"zero-output"``: not used asleep, and the output's biases are zero afterwards.
+    :param biases: ``"zero-output"``: not used asleep, and the output's biases are zero afterwards;
+        ``"ignore"``: not used asleep and unchanged; ``"current"``: added to the current of each step.
     :param quiet_steps: the night ends when no unit above the input has fired for so many steps;
         None to sleep on.
     :raises ConfigurationError: for a value out of its range.
@@ -62,7 +62,7 @@ class SleepParameters:
     output_threshold: float = 0.8
     calibration_steps: int = 100
     feedback: bool = False
-    biases: str = "ignore"
+    biases: str = "zero-output"
     quiet_steps: int | None = None
 
     def __post_init__(self) -> None:
