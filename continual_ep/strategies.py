@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from avalanche.logging import BaseLogger
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 
 from continual_ep.errors import ConfigurationError
@@ -63,6 +66,11 @@ def make_loss(loss: str, readout: str) -> NudgingLoss:
     return LOSSES[loss]()
 
 
+def silent_evaluator() -> EvaluationPlugin:
+    """An evaluator without metrics that logs nowhere, and does not warn that it does so."""
+    return EvaluationPlugin(loggers=[BaseLogger()])
+
+
 class _NetworkStrategy(SupervisedTemplate):
     """A network with an optimizer, a loss, and Avalanche's training loop.
 
@@ -71,6 +79,7 @@ class _NetworkStrategy(SupervisedTemplate):
     :param optimizer: ``"sgd"`` or ``"adam"``; with ``momentum``, ``weight_decay``.
     :param loss: ``"squared-error"``, ``"cross-entropy"``, or ``"auto"`` (by the readout).
     :param plugins: Avalanche plugins; the list is copied, for Avalanche appends to it.
+    :param evaluator: Avalanche's; None for silence.
     :param avalanche: every other argument of Avalanche's ``SupervisedTemplate``.
     :raises ConfigurationError: for values that cannot work.
     """
@@ -87,6 +96,7 @@ class _NetworkStrategy(SupervisedTemplate):
         train_mb_size: int = 20,
         eval_mb_size: int = 1000,
         plugins: Sequence[Any] | None = None,
+        evaluator: Any = default_evaluator,
         **avalanche: Any,
     ) -> None:
         super().__init__(
@@ -102,6 +112,7 @@ class _NetworkStrategy(SupervisedTemplate):
             train_mb_size=train_mb_size,
             eval_mb_size=eval_mb_size,
             plugins=list(plugins or ()),
+            evaluator=silent_evaluator() if evaluator is None else evaluator,
             **avalanche,
         )
 

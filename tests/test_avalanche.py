@@ -4,8 +4,6 @@ Avalanche's SupervisedTemplate strategies are used as they are. Oracles: the los
 the gradient is the sum of EP's and of autograd's penalty; plugins see and change what they should.
 """
 
-import warnings
-
 import pytest
 import torch
 from avalanche.evaluation.metrics import loss_metrics
@@ -52,16 +50,6 @@ STRATEGIES = {
     "GDumb": (GDumb, {"mem_size": 30}),
     "GEM": (GEM, {"patterns_per_exp": 10}),
 }
-
-
-@pytest.fixture(autouse=True)
-def third_party_warnings():
-    """Avalanche warns of its own future; ours stay errors."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="avalanche")
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,6 @@ from continual_ep.plugins.exemplars import (
 )
 from continual_ep.streams import class_incremental
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
-
 
 class Spy(SupervisedPlugin):
     """Labels of every batch, by experience."""

@@ -15,7 +15,6 @@ def snippets(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.filterwarnings("ignore:No loggers specified")
 def test_python_on_the_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = snippets(page)

@@ -15,8 +15,6 @@ from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEP
 from continual_ep.metrics import AccuracyMatrix, accuracy_per_experience
 from continual_ep.streams import class_incremental
 
-pytestmark = pytest.mark.filterwarnings("ignore:No loggers specified")
-
 
 class Sleeper(SupervisedPlugin):
     """Announces a sleep in which the network is made to answer one class, whatever it sees."""

@@ -18,7 +18,7 @@ from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import MLP, MRNN
 from continual_ep.plugins import AwakeRehearsal, SleepReplay
-from continual_ep.strategies import make_loss, make_optimizer
+from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
 from continual_ep.streams import ClassIncrementalBenchmark, class_incremental
 
 
@@ -149,7 +149,7 @@ def build_strategy(
 def build_evaluator(log: Path | None) -> EvaluationPlugin:
     """Avalanche's evaluator: loss and accuracy of the training and our matrices for TensorBoard."""
     if log is None:
-        return EvaluationPlugin()
+        return silent_evaluator()
     from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
     from avalanche.logging import TensorboardLogger
 

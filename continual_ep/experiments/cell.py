@@ -23,8 +23,8 @@ from continual_ep.experiments.checkpoint import (
 from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.events import Event, Kind, Listener
 from continual_ep.experiments.files import write_csv, write_json
-from continual_ep.experiments.quiet import quiet
 from continual_ep.experiments.randomness import borrowed_randomness, seed_everything
+from continual_ep.experiments.warned import warnings_to
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.streams import ClassIncrementalBenchmark
 
@@ -84,7 +84,7 @@ class CellRun:
         with (
             limited_threads(self.config.threads),
             borrowed_randomness(),
-            quiet(lambda text: self._tell("warning", message=text)),
+            warnings_to(lambda text: self._tell("warning", message=text)),
         ):
             self._train()
         self._tell("finished")

@@ -15,8 +15,8 @@ from torch import Tensor
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.build import build_network, build_stream
 from continual_ep.experiments.config import RunConfig, label_of
-from continual_ep.experiments.quiet import quiet
 from continual_ep.experiments.randomness import named_seed
+from continual_ep.experiments.warned import warnings_to
 from continual_ep.learning.check import GradientReport, check_gradients
 from continual_ep.networks import MRNN
 from continual_ep.strategies import make_loss
@@ -33,7 +33,7 @@ def check_configured(
     :param seed: of the initial weights, as a run of that seed draws them.
     """
     reports = []
-    with quiet(lambda text: console.print(f"warning: {text}", markup=False, highlight=False)):
+    with warnings_to(lambda text: console.print(f"warning: {text}", markup=False, highlight=False)):
         x, y, outputs = _samples(config, batch)
         for learning in config.learning:
             generator = torch.Generator().manual_seed(named_seed(seed, "weights"))

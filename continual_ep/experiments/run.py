@@ -13,8 +13,8 @@ from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.display import Display
 from continual_ep.experiments.environment import environment
 from continual_ep.experiments.folder import check_folder, note_environment, opened_folder
-from continual_ep.experiments.quiet import quiet
 from continual_ep.experiments.randomness import borrowed_randomness
+from continual_ep.experiments.warned import warnings_to
 from continual_ep.experiments.workers import RunningCells, run_here, run_in_processes
 from continual_ep.streams import ClassIncrementalBenchmark
 
@@ -34,7 +34,7 @@ def run(config: RunConfig, *, console: Console | None = None, fork: bool = False
     console = console or Console()
     check_folder(config)
     check_device(config.device)
-    with quiet(lambda text: console.print(f"warning: {text}", markup=False, highlight=False)):
+    with warnings_to(lambda text: console.print(f"warning: {text}", markup=False, highlight=False)):
         benchmark = build_stream(config)
     _check_cells(config, benchmark)
     with opened_folder(config) as folder:
@@ -54,7 +54,7 @@ def run(config: RunConfig, *, console: Console | None = None, fork: bool = False
 
 def _check_cells(config: RunConfig, benchmark: ClassIncrementalBenchmark) -> None:
     """Builds each kind of cell once: what cannot work is refused before there is a folder."""
-    with borrowed_randomness(), quiet(lambda text: None):
+    with borrowed_randomness(), warnings_to(lambda text: None):
         for cell in cells_of(config):
             if cell.seed == config.seeds[0]:
                 build_cell(config, cell, benchmark)

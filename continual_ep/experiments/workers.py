@@ -36,9 +36,9 @@ class RunningCells:
     def __call__(self) -> Callable[[Cell, Listener], None]:
         from continual_ep.experiments.build import build_stream
         from continual_ep.experiments.cell import CellRun
-        from continual_ep.experiments.quiet import quiet
+        from continual_ep.experiments.warned import warnings_to
 
-        with quiet(lambda text: None):  # the parent has said it already
+        with warnings_to(lambda text: None):  # the parent has said it already
             benchmark = self.benchmark or build_stream(self.config)
 
         def run(cell: Cell, listener: Listener) -> None:

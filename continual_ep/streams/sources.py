@@ -96,7 +96,8 @@ def load_npz(path: Path) -> Arrays:
     if not path.is_file():
         raise MissingDataError(f"there is no file {str(path.absolute())!r}: check the path.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves the file open when it cannot read it.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [key for key in NPZ_KEYS if key not in archive]
             if missing:
                 raise InputError(

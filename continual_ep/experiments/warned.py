@@ -1,7 +1,4 @@
-"""Warnings of others that our users can do nothing about; ours are handed to the display.
-
-The filters hold only inside a run: importing this package changes none.
-"""
+"""The package's own warnings, handed to the display instead of the screen; only inside a run."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,19 +7,12 @@ from typing import Any
 
 from continual_ep.errors import ContinualEPWarning
 
-#: Category, start of the message (a regular expression), and why users need not see it.
-THIRD_PARTY: tuple[tuple[type[Warning], str, str], ...] = (
-    (UserWarning, "No loggers specified", "our numbers go to files; loggers are an option"),
-)
-
 
 @contextmanager
-def quiet(say: Callable[[str], None]) -> Iterator[None]:
-    """Silences :data:`THIRD_PARTY` and passes the package's own warnings to ``say``, once each."""
+def warnings_to(say: Callable[[str], None]) -> Iterator[None]:
+    """Passes the package's own warnings to ``say``, once each."""
     said: set[str] = set()
     with warnings.catch_warnings():
-        for category, message, _why in THIRD_PARTY:
-            warnings.filterwarnings("ignore", message, category)
         # Once per cell, not once per process: another cell is another network.
         warnings.simplefilter("always", ContinualEPWarning)
         show = warnings.showwarning
