@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from continual_ep.errors import ConfigurationError, ContinualEPWarning, InputError
+from continual_ep.networks import MRNN
 from continual_ep.sleep import SleepParameters, find_chains, sleep_replay
 from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.dreams import (
@@ -358,3 +359,25 @@ def test_sleep_is_silent_about_what_is_in_order():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sleep_replay(nn.Linear(16, 3, bias=False), torch.rand(16), SleepParameters(steps=20))
+
+
+def test_a_recurrent_network_behind_an_encoder_sleeps_too():
+    """The encoder's spikes go on through the network's own layers; published gains see both."""
+    encoder = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU(), nn.Flatten())
+    network = MRNN([72, 9, 10], readout="activated")
+    model = nn.Sequential(encoder, network)
+    chains, unknown = find_chains(model, torch.rand(2, 1, 8, 8))
+    assert not unknown
+    assert [layer.name for chain in chains for layer in chain.layers] == [
+        "0.0.weight", "1.weights.0", "1.weights.1",
+    ]  # fmt: skip
+    assert [chain.inputs for chain in chains] == [64]
+    x = torch.rand(5, 1, 8, 8)
+    maxima = ActivityMaxima(model, chains)
+    with maxima:
+        maxima.see(x)
+    expected = [float(encoder(x).max()), *(float(a.max()) for a in network.activities(encoder(x)))]
+    assert maxima.values()[0][1:] == pytest.approx(expected[1:])
+    before = [p.detach().clone() for p in model.parameters()]
+    sleep_replay(model, torch.rand(1, 8, 8), SleepParameters(steps=300, firing_rate=0.05))
+    assert any(not torch.equal(a, b) for a, b in zip(before[1:], network.parameters(), strict=True))

@@ -28,11 +28,7 @@ class ActivityMaxima:
         self._training = {module: module.training for module in self._model.modules()}
         self._model.eval()
         if not self._answers:
-            owners = {m._parameters.get("weight"): m for m in self._model.modules()}
-            for chain in self._chains:
-                for layer in chain.layers:
-                    hook = self._recorder(layer.name)
-                    self._hooks.append(owners[layer.weight].register_forward_hook(hook))
+            self._watch_layers()
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -40,6 +36,28 @@ class ActivityMaxima:
             hook.remove()
         for module, mode in self._training.items():
             module.training = mode
+
+    def _watch_layers(self) -> None:
+        owners = {m._parameters.get("weight"): m for m in self._model.modules()}
+        for name, module in self._model.named_modules():
+            if callable(getattr(module, "activities", None)):
+                owners.update({layer.weight: None for layer in module.synapses()})  # type: ignore[operator]
+                names = [f"{name}.{layer.name}" for layer in module.synapses()]  # type: ignore[operator]
+                self._hooks.append(module.register_forward_hook(self._network_recorder(names)))
+        for chain in self._chains:
+            for layer in chain.layers:
+                if owners[layer.weight] is not None:
+                    hook = self._recorder(layer.name)
+                    self._hooks.append(owners[layer.weight].register_forward_hook(hook))  # type: ignore[union-attr]
+
+    def _network_recorder(self, names: Sequence[str]) -> Callable[[nn.Module, Any, Tensor], None]:
+        """For a network within the model that answers by itself."""
+
+        def record(module: nn.Module, args: Any, output: Tensor) -> None:
+            for name, activity in zip(names, module.activities(args[0]), strict=True):  # type: ignore[operator]
+                self._largest[name] = max(self._largest[name], float(activity.max()))
+
+        return record
 
     def _recorder(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def record(module: nn.Module, args: Any, output: Tensor) -> None:

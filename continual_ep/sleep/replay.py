@@ -177,8 +177,7 @@ def warn_of_biases(chains: Sequence[Chain], parameters: SleepParameters) -> None
     if names := has_biases(chains):
         warnings.warn(
             f"sleep changes weights, not biases, and these layers have some: {', '.join(names)} "
-            f"(biases={parameters.biases!r}). What the newest classes wrote into biases stays there; "
-            "networks without biases remember more.",
+            f"(biases={parameters.biases!r}: see docs/sleep.md). Networks without biases remember more.",
             ContinualEPWarning,
             stacklevel=3,
         )

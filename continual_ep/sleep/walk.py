@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,9 +40,8 @@ def find_chains(
     :param forward: how to run the model on it, where calling it is not enough.
     :raises ConfigurationError: when the model has no layer that can sleep.
     """
-    synapses = getattr(model, "synapses", None)
-    if callable(synapses):
-        return [chain_of_synapses(synapses())], []
+    if names_its_synapses(model):
+        return [chain_of_synapses(model.synapses())], []  # type: ignore[operator]
     walk = _Walk(model, example)
     walk.run(forward or model)
     if not walk.chains:
@@ -135,23 +135,34 @@ class _Walk:
         return all(address != tensor.data_ptr() for tensor in self.tensors[:-2])
 
     def _add_layer(self, module: nn.Module, incoming: Tensor, follows: bool) -> None:
+        relays = tuple(self.relays) if follows else ()
+        layers = self._layers_of(module, incoming, relays)
+        self.relays = []
+        if follows and self.chains:
+            last = self.chains.pop()
+            self.chains.append(Chain((*last.layers, *layers), last.source, last.inputs))
+        elif follows:
+            self.chains.append(Chain(layers, None, _units(self.example)))
+        else:
+            self.chains.append(Chain(layers, module, _units(incoming)))
+
+    def _layers_of(
+        self, module: nn.Module, incoming: Tensor, relays: tuple[Relay, ...]
+    ) -> tuple[SleepLayer, ...]:
         name = self.names[module]
+        if names_its_synapses(module):
+            own = chain_of_synapses(module.synapses()).layers  # type: ignore[operator]
+            named = [replace(layer, name=f"{name}.{layer.name}") for layer in own]
+            return (replace(named[0], relays=relays), *named[1:])
         layer = SleepLayer(
             f"{name}.weight" if name else "weight",
             module.weight,  # type: ignore[arg-type]
             module.bias,  # type: ignore[arg-type]
             kernel=_kernel(module) if isinstance(module, nn.Conv2d) else None,
-            relays=tuple(self.relays) if follows else (),
+            relays=relays,
             shape=tuple(incoming.shape[1:]),
         )
-        self.relays = []
-        if follows and self.chains:
-            last = self.chains.pop()
-            self.chains.append(Chain((*last.layers, layer), last.source, last.inputs))
-        elif follows:
-            self.chains.append(Chain((layer,), None, _units(self.example)))
-        else:
-            self.chains.append(Chain((layer,), module, _units(incoming)))
+        return (layer,)
 
     def _named(self, module: nn.Module) -> str:
         return f"{self.names[module] or 'the model'} ({type(module).__name__})"
@@ -166,7 +177,12 @@ def _atoms(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """The modules to watch, of which none holds another; and containers with weights of their own."""
     # torch's own modules with weights (attention, say) are one layer, whatever they are built of.
     whole = type(model).__module__.startswith("torch.nn.") and _owns_weights(model)
-    if whole or _is_connection(model) or not any(True for _ in model.children()):
+    if (
+        whole
+        or names_its_synapses(model)
+        or _is_connection(model)
+        or not any(True for _ in model.children())
+    ):
         return [model], []
     watched: list[nn.Module] = []
     loose = [model] if _owns_weights(model) else []
@@ -177,8 +193,17 @@ def _atoms(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     return watched, loose
 
 
+def names_its_synapses(module: nn.Module) -> bool:
+    """Whether a network lists its synapse layers itself, as ours do."""
+    return callable(getattr(module, "synapses", None))
+
+
 def _owns_weights(module: nn.Module) -> bool:
-    return _is_connection(module) or any(True for _ in module.parameters(recurse=False))
+    return (
+        names_its_synapses(module)
+        or _is_connection(module)
+        or any(True for _ in module.parameters(recurse=False))
+    )
 
 
 def _is_connection(module: nn.Module) -> bool:
@@ -191,6 +216,8 @@ def _is_connection(module: nn.Module) -> bool:
 
 def _cannot_sleep(module: nn.Module, incoming: Tensor | None) -> str | None:
     """Why a module with weights cannot sleep, as an addition to its name; None if it can."""
+    if incoming is not None and names_its_synapses(module):
+        return None
     if incoming is None or not _is_connection(module):
         return ""
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
