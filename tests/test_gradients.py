@@ -353,3 +353,21 @@ def test_losses_refuse_targets_that_do_not_fit(target, message):
 def test_rules_refuse_impossible_values(make_rule, message):
     with pytest.raises(ConfigurationError, match=message):
         make_rule()
+
+
+def test_clipped_outputs_are_counted_and_learn_by_ep_but_not_by_the_derivative():
+    """One unit, u = -0.01 < 0, target 1: the slope is 0, but a nudge of 0.1 lifts it above zero."""
+    network = MRNN(
+        [1, 1], readout="activated", learning=EquilibriumPropagation(0.1, nudging="loss")
+    ).double()
+    with torch.no_grad():
+        network.weights[0].fill_(-0.01)
+    x, y = torch.ones(1, 1, dtype=torch.double), torch.ones(1, 1, dtype=torch.double)
+    report = check_gradients(network, x, y, SquaredError())
+    assert report.silent_outputs == 1.0
+    assert report.rows[0].norm == 0.0
+    SquaredError()(network(x), y).backward()
+    # s+ = (u + beta y) / (1 + beta) = 0.09 / 1.1, s- = 0; gradient -(s+ - s-) x / (2 beta)
+    assert float(network.weights[0].grad) == pytest.approx(-0.09 / 1.1 / 0.2)
+    smooth = make(1, activation="tanh", readout="activated")
+    assert check_gradients(smooth, *batch(), SquaredError()).silent_outputs == 0.0

@@ -107,6 +107,12 @@ def show_report(report: GradientReport, title: str, console: Console) -> None:
     for row in report.rows:
         table.add_row(row.name, f"{row.cosine:.6f}", f"{row.relative_error:.2e}", f"{row.norm:.3g}")
     console.print(table)
+    if report.silent_outputs > 0:
+        console.print(
+            f"{report.silent_outputs:.0%} of the outputs are clipped: their exact gradient is zero, but a "
+            "nudge of finite size looks across the kink, so the two differ. See docs/networks.md.",
+            soft_wrap=True,
+        )
     if report.settling is not None and not report.settling.settled:
         console.print(
             f"The free phase did not settle: a unit still moved by {report.settling.residual:.2g} in "

@@ -44,11 +44,14 @@ class GradientReport:
     :param rows: one per parameter.
     :param loss: of the batch.
     :param settling: statistics of the rule's free phase.
+    :param silent_outputs: the share of outputs that are clipped at equilibrium, so that their exact
+        gradient is zero while a nudge of finite size may still move them; 0 without clipping.
     """
 
     rows: tuple[GradientRow, ...]
     loss: float
     settling: Settling | None
+    silent_outputs: float = 0.0
 
     @property
     def worst(self) -> GradientRow:
@@ -88,7 +91,16 @@ def check_gradients(
     finally:
         network.learning, network.settling = rule, settling
     rows = tuple(_row(name, found[name], exact[name]) for name in found)
-    return GradientReport(rows, loss, settling)
+    return GradientReport(rows, loss, settling, _silent_outputs(network, x))
+
+
+def _silent_outputs(network: MRNN, x: Tensor) -> float:
+    """The share of units of the last dynamical layer with slope zero."""
+    if not network.activations[-1].piecewise_linear:
+        return 0.0
+    states = network.settle(x).states
+    slopes = network.clamp(x.detach().flatten(1)).slopes(states)
+    return float((slopes[-1] == 0).double().mean())
 
 
 def _gradients(
