@@ -105,10 +105,12 @@ class Comparison:
     def write_into(self, folder: Path) -> list[Path]:
         """The same as :meth:`write`, into a folder of its own.
 
-        :raises ConfigurationError: when it holds a run or cannot be written.
+        :raises ConfigurationError: when it holds anything or cannot be written.
         """
         if (folder / "config.yaml").exists():
             raise ConfigurationError(f"{folder} is a run's own folder; choose another --out")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigurationError(f"{folder} holds files already; choose a new or empty --out")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return self.write(folder)
