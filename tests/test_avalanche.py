@@ -26,7 +26,7 @@ from avalanche.training.supervised import (
 )
 from torch import nn
 
-from continual_ep.errors import ConfigurationError
+from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.learning import BPTT, EquilibriumPropagation, SquaredError
 from continual_ep.networks import MLP, MRNN
 from continual_ep.plugins import AwakeRehearsal, SleepReplay
@@ -252,3 +252,16 @@ def test_twins_work_in_the_same_pipeline(model, benchmark):
     strategy = make(Naive, model(), [trace, SleepReplay(steps=30)])
     train(strategy, benchmark, "Naive")
     assert all(sum(losses[-4:]) < sum(losses[:4]) for losses in trace.losses)
+
+
+@pytest.mark.parametrize("plugin", [SleepReplay, lambda: AwakeRehearsal(per_class=1)])
+def test_an_empty_experience_is_named(plugin, benchmark):
+    experience = benchmark.train_stream[0]
+    full = experience._dataset
+    strategy = make(Naive, network(), [plugin()])
+    try:
+        experience._dataset = full.subset([])
+        with pytest.raises(InputError, match="experience 0 has no samples"):
+            strategy.train(experience)
+    finally:
+        experience._dataset = full

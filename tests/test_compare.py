@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from continual_ep.errors import ConfigurationError, InputError
-from continual_ep.experiments.compare import compare, show
+from continual_ep.experiments.compare import Comparison, compare, show
 
 
 def write_result(
@@ -168,3 +168,12 @@ def test_tables_and_figures_on_disk(tmp_path: Path) -> None:
         compare([tmp_path / "a"]).write_into(tmp_path / "run")
     with pytest.raises(ConfigurationError, match="cannot write"):
         compare([tmp_path / "a"]).write_into(figures[0] / "below")
+
+
+def test_files_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "results.csv").write_text("mine")
+    with pytest.raises(ConfigurationError, match="holds files already"):
+        Comparison([]).write_into(out)
+    assert (out / "results.csv").read_text() == "mine"

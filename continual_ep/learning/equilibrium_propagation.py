@@ -106,7 +106,7 @@ class EquilibriumPropagation(SecondPhaseRule):
                 "CrossEntropy of continual_ep.learning, called on the network's own output; for any other "
                 "loss use nudging='force'"
             )
-        return float(weights.abs().max())
+        return float(weights.abs().max()) if len(weights) else 0.0
 
     def _nudged_states(
         self, phase: FreePhase, force: Tensor, betas: tuple[float, ...]

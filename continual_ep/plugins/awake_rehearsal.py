@@ -8,6 +8,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.plugins.exemplars import ExemplarMemory, Features, MixedBatches
+from continual_ep.plugins.experiences import refuse_empty
 
 
 class AwakeRehearsal(SupervisedPlugin):
@@ -73,6 +74,9 @@ class AwakeRehearsal(SupervisedPlugin):
             )
         exemplars = min(max(round(size * self.share), 1), size - 1)
         return size - exemplars, exemplars
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        refuse_empty(strategy)
 
     def before_training_exp(
         self,

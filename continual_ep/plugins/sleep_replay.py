@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from continual_ep.errors import CheckpointError, ConfigurationError
+from continual_ep.plugins.experiences import refuse_empty
 from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.dreams import ClassDream, Dream, MeanDream, OwnDream, masked
@@ -116,6 +117,9 @@ class SleepReplay(SupervisedPlugin):
         self._warned: set[str] = set()
 
     # -- awake: gather statistics --------------------------------------------------------------------
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        refuse_empty(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.statistics.new_experience()
