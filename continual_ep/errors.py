@@ -1,5 +1,11 @@
 """The errors and the warning of the package. Each message names the thing, its value and the remedy."""
 
+import sys
+import warnings
+
+#: Packages between the user's line and ours, which a warning should not point at.
+BETWEEN = ("continual_ep", "torch", "avalanche")
+
 
 class ContinualEPError(Exception):
     """Something the user can put right; the command line prints its message without a traceback."""
@@ -27,3 +33,13 @@ class CheckpointError(ContinualEPError, RuntimeError):
 
 class ContinualEPWarning(UserWarning):
     """The category of all of the package's own warnings, so that they can be filtered as one."""
+
+
+def warn_user(message: str) -> None:
+    """Warn, pointing at the user's own line: the first outside of the packages on the way."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").split(".")[0] not in BETWEEN:
+            break
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, ContinualEPWarning, stacklevel=level)

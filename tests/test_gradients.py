@@ -6,7 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.errors import (
+    ConfigurationError,
+    ContinualEPWarning,
+    DivergenceError,
+    InputError,
+)
 from continual_ep.learning import (
     BPTT,
     CrossEntropy,
@@ -371,3 +376,53 @@ def test_clipped_outputs_are_counted_and_learn_by_ep_but_not_by_the_derivative()
     assert float(network.weights[0].grad) == pytest.approx(-0.09 / 1.1 / 0.2)
     smooth = make(1, activation="tanh", readout="activated")
     assert check_gradients(smooth, *batch(), SquaredError()).silent_outputs == 0.0
+
+
+def test_two_losses_of_one_kind_are_followed_with_the_sum_of_their_weights():
+    network, (x, y) = make(1, learning=converged(0.1, nudging="loss")), batch()
+    other = (y + 1) % 3
+
+    def twice(output, target):
+        return 0.3 * SquaredError()(output, target) + 0.7 * SquaredError()(output, other)
+
+    def once(output, target):
+        rows = 0.3 * torch.eye(3)[target] + 0.7 * torch.eye(3)[other]
+        return SquaredError()(output, rows.double())
+
+    found = gradients(network, network.learning, twice, x, y)
+    torch.testing.assert_close(found, gradients(network, network.learning, once, x, y))
+
+
+def test_losses_of_two_kinds_cannot_both_be_followed():
+    network, (x, y) = make(1, learning=converged(0.1, nudging="loss")), batch()
+    output = network(x)
+    with pytest.raises(ConfigurationError, match="one of the two"):
+        (SquaredError()(output, y) + CrossEntropy()(output, y)).backward()
+
+
+def test_a_retained_graph_gives_the_same_gradient_twice():
+    network, (x, y) = make(1, learning=converged(0.1, nudging="loss")), batch()
+    loss = SquaredError()(network(x), y)
+    first = torch.autograd.grad(loss, network.weights[0], retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(loss, network.weights[0])[0], first)
+
+
+@pytest.mark.parametrize("rule", [converged(0.1), EXACT])
+def test_a_loss_that_is_not_finite_is_named(rule):
+    network, (x, _) = make(1, learning=rule), batch()
+    with pytest.raises(DivergenceError, match="look at the loss"):
+        (network(x).sum() * float("nan")).backward()
+
+
+def test_the_exact_gradient_says_when_its_adjoint_did_not_converge():
+    rule = EquilibriumGradient(free_steps=500, adjoint_steps=3, tolerance=1e-9)
+    network, (x, y) = make(2, learning=rule), batch()
+    with pytest.warns(ContinualEPWarning, match="adjoint did not converge") as caught:
+        for _ in range(3):
+            SquaredError()(network(x), y).backward()
+    assert len(caught) == 1
+
+
+def test_an_infinite_nudge_is_refused():
+    with pytest.raises(ConfigurationError, match="finite"):
+        EquilibriumPropagation(float("inf"))

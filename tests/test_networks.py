@@ -4,6 +4,7 @@ import copy
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -293,3 +294,35 @@ def test_networks_move_to_the_gpu(network):
     gpu = step(network.cuda(), x.cuda(), y.cuda())
     for a, b in zip(cpu, gpu, strict=True):
         torch.testing.assert_close(a, b.cpu(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[30.7, 2], [True, 2], ["4", 2]])
+def test_sizes_are_whole_numbers(sizes):
+    with pytest.raises(ConfigurationError, match="whole numbers"):
+        MRNN(sizes)
+
+
+@pytest.mark.parametrize("gain", [-1.0, float("nan"), [1.0, float("inf")]])
+def test_gains_are_finite_and_not_negative(gain):
+    with pytest.raises(ConfigurationError, match="gain"):
+        MRNN([4, 3, 2], gain=gain)
+
+
+def test_a_gain_may_be_a_numpy_scalar():
+    weights = MRNN([4, 3, 2], gain=np.float32(0.0)).weights
+    assert all(not weight.any() for weight in weights)
+
+
+@pytest.mark.parametrize("rule", [EquilibriumPropagation(), BPTT(), EquilibriumGradient()])
+def test_autocast_leaves_a_recurrent_network_in_full_precision(rule):
+    torch.manual_seed(0)
+    network, x, y = MRNN([6, 5, 3], learning=rule), torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
+    SquaredError()(network(x), y).backward()
+    expected = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = SquaredError()(network(x), y)
+        assert network(x.bfloat16()).dtype == torch.float32
+    loss.backward()
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)

@@ -170,7 +170,7 @@ def test_divergence_of_finite_weights_says_what_to_change():
         network.weights[0].fill_(1.0)
         network.weights[1].fill_(3e38)
     with pytest.raises(
-        DivergenceError, match=r"layer 2 at step 1.*lower dt, beta or the weights' gain"
+        DivergenceError, match=r"layer 2 at step 1.*lower dt, beta, the learning rate"
     ):
         SquaredError()(network(torch.ones(1, 2)), torch.tensor([0])).backward()
 
@@ -193,3 +193,10 @@ def test_slopes_are_the_derivatives(activation):
     (exact,) = torch.autograd.grad(rate(current).sum(), current)
     torch.testing.assert_close(rate.slope(current.detach()), exact)
     torch.testing.assert_close(rate.in_place(current.detach().clone()), rate(current).detach())
+
+
+def test_the_warning_points_at_the_users_line():
+    network = oscillating()
+    with pytest.warns(ContinualEPWarning, match="did not settle") as caught:
+        network(torch.ones(1, 1))
+    assert caught[0].filename == __file__

@@ -73,7 +73,7 @@ class EquilibriumGradient(SecondPhaseRule):
                     if layer == len(adjoints) - 1:
                         current = current + output_gradient
                     adjoints[layer] = slopes[layer] * current
-            if number % CHECK_EVERY == 0:
+            if number % CHECK_EVERY == 0 or number == self.adjoint_steps:
                 change = largest_change(before, adjoints)
                 if not change < float("inf"):
                     raise DivergenceError(
@@ -81,5 +81,11 @@ class EquilibriumGradient(SecondPhaseRule):
                         "the gain of the weights"
                     )
                 if change <= limit:
-                    break
+                    return adjoints
+        if self.tolerance is not None:
+            phase.network.warn_once(
+                f"the adjoint did not converge: after {self.adjoint_steps} steps it still changed by "
+                f"{change:.2g} per step (limit {limit:.2g}), so the gradient is not exact. Give more "
+                "adjoint_steps, or lower the gain of the weights."
+            )
         return adjoints

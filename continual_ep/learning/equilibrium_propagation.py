@@ -63,8 +63,8 @@ class EquilibriumPropagation(SecondPhaseRule):
     nudging: str = "force"
 
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ConfigurationError(f"beta is {self.beta}; it must be positive")
+        if not 0 < self.beta < float("inf"):
+            raise ConfigurationError(f"beta is {self.beta}; it must be positive and finite")
         for name, allowed in (("estimator", ESTIMATORS), ("nudging", NUDGINGS)):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(
@@ -99,13 +99,14 @@ class EquilibriumPropagation(SecondPhaseRule):
         """What autograd's force is divided by: it is the gradient of a mean, tiny and of any scale."""
         if self.nudging == "force":
             return float(output_gradient.norm(dim=1).max()) if len(output_gradient) else 0.0
-        weights = phase.nudging.weights
-        if phase.nudging.loss is None or weights is None:
+        followed = phase.nudging.followed()
+        if followed is None:
             raise ConfigurationError(
                 "nudging='loss' evaluates the loss at every nudged step and needs SquaredError or "
-                "CrossEntropy of continual_ep.learning, called on the network's own output; for any other "
-                "loss use nudging='force'"
+                "CrossEntropy of continual_ep.learning, one of the two, called on the network's own "
+                "output; for any other loss use nudging='force'"
             )
+        weights = followed[1]
         return float(weights.abs().max()) if len(weights) else 0.0
 
     def _nudged_states(
@@ -145,9 +146,9 @@ def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor)
     what has changed since. Squared error on a piecewise linear output has the closed form
     :math:`(u + \beta (F + s^*)) / (1 + \beta)` with the same fixed point, and does not oscillate.
     """
-    nudging = phase.nudging
-    loss, weights, readout = nudging.loss, nudging.weights, nudging.readout
-    assert loss is not None and weights is not None
+    followed, readout = phase.nudging.followed(), phase.nudging.readout
+    assert followed is not None
+    loss, weights = followed
     relative = weights / weights.abs().max()
     relative = relative.repeat(len(force) // len(relative)).unsqueeze(1)
 

@@ -18,14 +18,14 @@ class _TellWeights(torch.autograd.Function):
     """The identity on per-sample losses; backward notes how much each counts in the total."""
 
     @staticmethod
-    def forward(ctx: Any, losses: Tensor, nudging: Nudging) -> Tensor:
-        ctx.nudging = nudging
+    def forward(ctx: Any, losses: Tensor, nudging: Nudging, loss: "NudgingLoss") -> Tensor:
+        ctx.nudging, ctx.loss = nudging, loss
         return losses.clone()
 
     @staticmethod
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
-        ctx.nudging.weights = weights.detach()
-        return weights, None
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
+        ctx.nudging.told.append((ctx.loss, weights.detach()))
+        return weights, None, None
 
 
 class NudgingLoss(nn.Module):
@@ -44,8 +44,7 @@ class NudgingLoss(nn.Module):
         losses = self.per_sample(output, dense_target(output, target))
         nudging = getattr(output, "nudging", None)
         if nudging is not None and losses.requires_grad:
-            nudging.loss = self
-            losses = _TellWeights.apply(losses, nudging)
+            losses = _TellWeights.apply(losses, nudging, self)
         return losses.mean()
 
     @abstractmethod

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError
+from continual_ep.errors import ConfigurationError, DivergenceError
 from continual_ep.relaxation import settle
 
 if TYPE_CHECKING:
@@ -26,14 +26,23 @@ if TYPE_CHECKING:
 class Nudging:
     """What the loss tells the second phase, beside the gradient that autograd hands over.
 
-    :param loss: the loss, if it is one of ours.
-    :param weights: the weight of each sample's loss in the total, shape ``(batch,)``.
+    :param told: every loss of ours in this backward pass, with the weight of each sample's loss in the
+        total, shape ``(batch,)``.
     :param readout: weight and bias between output layer and loss, if the readout is outside the dynamics.
     """
 
-    loss: "NudgingLoss | None" = None
-    weights: Tensor | None = None
+    told: "list[tuple[NudgingLoss, Tensor]]" = field(default_factory=list)
     readout: tuple[Tensor, Tensor | None] | None = None
+
+    def followed(self) -> "tuple[NudgingLoss, Tensor] | None":
+        """The loss to follow and its weights; None unless there is one kind of loss.
+
+        The target cancels in what is followed, so losses of one kind differ in their weights alone.
+        """
+        kinds = {type(loss) for loss, _ in self.told}
+        if len(kinds) != 1:
+            return None
+        return self.told[0][0], torch.stack([weights for _, weights in self.told]).sum(0)
 
 
 @dataclass
@@ -111,17 +120,20 @@ class _FreePhase(torch.autograd.Function):
         # Saved, so that autograd notices when a parameter is changed before backward.
         ctx.save_for_backward(*tensors)
         ctx.network, ctx.rule, ctx.nudging = network, rule, nudging
-        ctx.states = settled.states
-        ctx.drive = clamped.drive
+        ctx.states, ctx.drive = settled.states, clamped.drive
         return settled.states[-1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Any, ...]:
         x, *parameters = (tensor.detach() for tensor in ctx.saved_tensors)
-        clamped = ctx.network.clamp(x, parameters)
+        _refuse_infinite_force(output_gradient)
+        clamped = ctx.network.clamp(x, parameters, drive=ctx.drive)
         phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging)
-        gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
+        with torch.autocast(x.device.type, enabled=False):
+            gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
+        # Autograd may come back with other losses when the graph is retained.
+        ctx.nudging.told.clear()
         found = [input_gradient, *gradients]
         wanted = ctx.needs_input_grad[3:]
         return (
@@ -129,6 +141,15 @@ class _FreePhase(torch.autograd.Function):
             None,
             None,
             *(g if want else None for g, want in zip(found, wanted, strict=True)),
+        )
+
+
+def _refuse_infinite_force(output_gradient: Tensor) -> None:
+    """:raises DivergenceError: for a teaching signal that is not finite."""
+    if not bool(output_gradient.isfinite().all()):
+        raise DivergenceError(
+            "the gradient of the loss with respect to the output holds NaN or infinity: look at the loss "
+            "and the targets, or lower the learning rate"
         )
 
 

@@ -1,7 +1,9 @@
 """What layered networks share: sizes, initial weights, inputs, optimizer groups."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -48,6 +50,8 @@ def validated_sizes(sizes: Sequence[int], *, hidden: int) -> tuple[int, ...]:
     :param hidden: the least number of hidden layers.
     :raises ConfigurationError: for too few layers or a layer without units.
     """
+    if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
+        raise ConfigurationError(f"sizes {list(sizes)} are not all whole numbers of units")
     found = tuple(int(size) for size in sizes)
     if len(found) < 2 + hidden or min(found) < 1:
         need = "an input, a hidden layer and an output" if hidden else "an input and an output"
@@ -60,15 +64,18 @@ def validated_sizes(sizes: Sequence[int], *, hidden: int) -> tuple[int, ...]:
 def per_layer(value: float | Sequence[float], layers: int, what: str) -> list[float]:
     """One value per synapse layer.
 
-    :raises ConfigurationError: for a sequence of another length.
+    :raises ConfigurationError: for a sequence of another length, or a value that is not finite or below 0.
     """
-    values = (
-        [float(value)] * layers if isinstance(value, int | float) else [float(v) for v in value]
-    )
+    # Real, so that NumPy's scalars count as one number.
+    given: Any = value
+    values = [float(given)] * layers if isinstance(given, Real) else [float(v) for v in given]
     if len(values) != layers:
         raise ConfigurationError(
             f"{len(values)} values of {what} were given for {layers} synapse layers: give one, or {layers}"
         )
+    for number in values:
+        if not 0 <= number < math.inf:
+            raise ConfigurationError(f"{what} is {number}; it must be finite, and 0 or more")
     return values
 
 

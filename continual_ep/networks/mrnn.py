@@ -10,7 +10,6 @@ and settles by :math:`s_l \leftarrow \rho(\partial\Phi/\partial s_l)`. Source: S
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, ContinualEPWarning
+from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.activations import Activation, Identity, activation_named
@@ -106,7 +105,7 @@ class MRNN(LayeredNetwork):
         self.relaxation = Relaxation(order, dt)
         self.learning = learning or EquilibriumPropagation()
         self.settling: Settling | None = None
-        self._warned = False
+        self._warned: set[str] = set()
         pairs = list(pairwise(self.sizes))
         gains = per_layer(gain, len(pairs), "gain")
         self.weights = nn.ParameterList(
@@ -151,10 +150,17 @@ class MRNN(LayeredNetwork):
         depth = len(self.activations)
         return [*self.weights[:depth], *self.biases[:depth], *self.feedback_weights]
 
-    def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> ClampedLayers:
+    def clamp(
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor] | None = None,
+        *,
+        drive: Tensor | None = None,
+    ) -> ClampedLayers:
         """The network with its input clamped to ``x``, shape ``(batch, sizes[0])``.
 
         :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
+        :param drive: :math:`W_1 x + b_1`, if it is known already.
         """
         if parameters is None:
             parameters = [parameter.detach() for parameter in self.dynamical_parameters]
@@ -163,7 +169,7 @@ class MRNN(LayeredNetwork):
         biases, feedback = (rest[:depth], rest[depth:]) if len(self.biases) else ((), rest)
         tied = self.feedback == "tied"
         return ClampedLayers(
-            x, weights, biases, weights[1:] if tied else feedback, self.activations
+            x, weights, biases, weights[1:] if tied else feedback, self.activations, drive
         )
 
     def settle(
@@ -192,15 +198,19 @@ class MRNN(LayeredNetwork):
         """Keep the statistics of a free phase; warn once in the life of this network."""
         limit = UNSETTLED if tolerance is None else tolerance
         self.settling = Settling(settled.steps, settled.residual, settled.residual <= limit)
-        if not self.settling.settled and not self._warned:
-            self._warned = True
-            warnings.warn(
+        if not self.settling.settled:
+            self.warn_once(
                 f"the free phase did not settle: after {settled.steps} steps a unit still moved by "
                 f"{settled.residual:.2g} per step (limit {limit:g}). Give more free_steps, or lower dt or "
-                "the gain. This is said once; network.settling holds the statistics of the last phase.",
-                ContinualEPWarning,
-                stacklevel=2,
+                "the gain. This is said once; network.settling holds the statistics of the last phase."
             )
+
+    def warn_once(self, message: str) -> None:
+        """Warn of a kind of trouble once in the life of this network."""
+        kind = message.split(":")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warn_user(message)
 
     def forward(self, x: Tensor) -> Tensor:
         """The readout at the free equilibrium, shape ``(batch, sizes[-1])``.
@@ -208,7 +218,10 @@ class MRNN(LayeredNetwork):
         :raises InputError: for an input that does not fit.
         :raises DivergenceError: when a state becomes NaN or infinite.
         """
-        return self.learning.settled_output(self, flat_input(x, self.sizes[0]))
+        x = flat_input(x, self.sizes[0])
+        # A contrast of two nearby states needs all the bits there are: autocast would take them.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.learning.settled_output(self, x.to(self.weights[0].dtype))
 
     def read(self, state: Tensor) -> Tensor:
         """The readout of the last dynamical layer's state."""

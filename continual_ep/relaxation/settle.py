@@ -194,5 +194,8 @@ def _raise_divergence(
         if bad:
             place = f"in layer {bad[0] + 1} at step {number}"
             break
-    remedy = cause or "the input and the parameters are finite: lower dt, beta or the weights' gain"
+    remedy = (
+        cause or "the input and the parameters are finite: lower dt, beta, the learning rate or "
+    )
+    "the weights' gain"
     raise DivergenceError(f"the {phase} left the finite numbers {place}: {remedy}")
