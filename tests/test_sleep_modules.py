@@ -160,10 +160,57 @@ def test_branches_start_new_chains():
         return self.c(self.b(first) + 0 * self.d(first))
 
     model = Net(late, **{name: nn.Linear(6, 6) for name in "abcd"})
-    assert names(model, torch.rand(2, 6))[0][:2] == [
+    assert names(model, torch.rand(2, 6))[0] == [
         ["a.weight", "b.weight"],
-        ["d.weight", "c.weight"],
+        ["d.weight"],
+        ["c.weight"],
     ]
+
+
+def test_a_residual_sum_starts_a_new_chain():
+    def residual(self, x):
+        first = self.a(x)
+        second = torch.relu(self.b(first))
+        return self.c(first + second)
+
+    model = Net(residual, **{name: nn.Linear(6, 6) for name in "abc"})
+    assert names(model, torch.rand(2, 6))[0] == [["a.weight", "b.weight"], ["c.weight"]]
+
+    def in_place(self, x):
+        first = self.a(x)
+        second = self.b(first)
+        second += first
+        return self.c(second.relu_())
+
+    model = Net(in_place, **{name: nn.Linear(6, 6) for name in "abc"})
+    assert names(model, torch.rand(2, 6))[0] == [["a.weight", "b.weight"], ["c.weight"]]
+
+
+def test_parallel_branches_start_new_chains_even_behind_activations():
+    def parallel(self, x):
+        return self.c(self.a(x) + self.b(torch.tanh(x)))
+
+    model = Net(parallel, **{name: nn.Linear(6, 6) for name in "abc"})
+    assert names(model, torch.rand(2, 6))[0] == [["a.weight"], ["b.weight"], ["c.weight"]]
+
+
+def test_an_activation_written_by_hand_does_not_break_a_chain():
+    def forward(self, x):
+        hidden = self.a(x.sub_(0.5))
+        return self.b(hidden * torch.sigmoid(hidden) * self.scale)
+
+    model = Net(forward, a=nn.Linear(6, 6), b=nn.Linear(6, 6))
+    model.scale = nn.Parameter(torch.ones(6))
+    assert names(model, torch.rand(2, 6))[0] == [["a.weight", "b.weight"]]
+
+
+def test_weights_that_no_module_holds_break_a_chain():
+    def forward(self, x):
+        return self.b(self.a(x) @ self.mixing)
+
+    model = Net(forward, a=nn.Linear(6, 6), b=nn.Linear(6, 6))
+    model.mixing = nn.Parameter(torch.eye(6))
+    assert names(model, torch.rand(2, 6))[0] == [["a.weight"], ["b.weight"]]
 
 
 def test_unknown_layers_are_named_once_and_left_alone():

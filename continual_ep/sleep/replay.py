@@ -1,7 +1,6 @@
 """Sleep replay of a model, from a mean input to changed weights: all parts put together."""
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, ContinualEPWarning, InputError
+from continual_ep.errors import ConfigurationError, InputError, warn_user
 from continual_ep.sleep.calibration import (
     bias_current,
     calibrated_thresholds,
@@ -175,11 +174,9 @@ def _wake_up(
 def warn_of_biases(chains: Sequence[Chain], parameters: SleepParameters) -> None:
     """One warning when layers that sleep have biases."""
     if names := has_biases(chains):
-        warnings.warn(
+        warn_user(
             f"sleep changes weights, not biases, and these layers have some: {', '.join(names)} "
-            f"(biases={parameters.biases!r}: see docs/sleep.md). Networks without biases remember more.",
-            ContinualEPWarning,
-            stacklevel=3,
+            f"(biases={parameters.biases!r}: see docs/sleep.md). Networks without biases remember more."
         )
 
 
@@ -187,18 +184,14 @@ def warn_of_negative_inputs(mean: Tensor) -> None:
     """One warning when more than half of the mean input is negative, as after standardisation."""
     share = float((mean < 0).double().mean())
     if share > 0.5:
-        warnings.warn(
+        warn_user(
             f"{share:.0%} of the mean input is negative, and negative rates never spike: scale the "
-            "inputs to [0, 1] instead of standardising them",
-            ContinualEPWarning,
-            stacklevel=3,
+            "inputs to [0, 1] instead of standardising them"
         )
 
 
 def warn_no_inputs() -> None:
     """The warning for a night with nothing to dream of."""
-    warnings.warn(
-        "no inputs have been seen yet, so there is nothing to dream of: this night is skipped",
-        ContinualEPWarning,
-        stacklevel=3,
+    warn_user(
+        "no inputs have been seen yet, so there is nothing to dream of: this night is skipped"
     )

@@ -1,15 +1,15 @@
 """Finding the synapse layers of any module, by watching one batch pass through it."""
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
-from continual_ep.errors import ConfigurationError, ContinualEPWarning
+from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.sleep.layers import Chain, Kernel, Relay, SleepLayer, chain_of_synapses
 
 #: Modules without synapses that are applied to the spikes themselves.
@@ -27,6 +27,9 @@ RELAYS = (
     nn.PixelUnshuffle,
 )
 
+#: Nodes of autograd's graph that mix units by weights: synapses that no module holds.
+PRODUCTS = ("Addmm", "Mm", "Bmm", "Mv", "Dot", "Convolution")
+
 
 def find_chains(
     model: nn.Module, example: Tensor, forward: Callable[[Tensor], Any] | None = None
@@ -34,7 +37,9 @@ def find_chains(
     """The chains of ``model``, and the names of layers with weights that sleep has to leave alone.
 
     A network with a method ``synapses()`` answers by itself. Any other model is run once on
-    ``example`` in evaluation mode, without gradients and without touching random streams.
+    ``example`` in evaluation mode, without touching random streams. A layer joins the chain of the
+    layer before it if its input is a function of that layer's output alone; where branches meet (a
+    residual sum, parallel layers) a chain of its own begins, which dreams of its input as seen awake.
 
     :param example: a batch of inputs; their values do not matter.
     :param forward: how to run the model on it, where calling it is not enough.
@@ -56,11 +61,9 @@ def find_chains(
 def warn_of_unknown_layers(unknown: list[str]) -> None:
     """One warning that names all layers which do not sleep."""
     if unknown:
-        warnings.warn(
+        warn_user(
             f"sleep leaves these layers with weights alone: {', '.join(unknown)}. It knows Linear and "
-            "Conv2d (groups=1, zero padding) layers.",
-            ContinualEPWarning,
-            stacklevel=3,
+            "Conv2d (groups=1, zero padding) layers."
         )
 
 
@@ -74,9 +77,12 @@ class _Walk:
         self.done: set[nn.Module] = set()
         self.chains: list[Chain] = []
         self.unknown = [f"{self._named(module)}, its own parameters" for module in loose]
+        self.entry = _entry(example)
         # The tensors are kept, so that an address means one tensor for as long as the walk lasts.
-        self.tensors: list[Tensor] = [example]
-        self.latest: Tensor | None = example
+        self.tensors: list[Tensor] = [self.entry]
+        self.latest: Tensor | None = self.entry
+        # Of the latest output, taken at once: an operation in place would hide what follows it.
+        self.node: Node | None = self.entry.grad_fn
         self.relays: list[Relay] = []
 
     def run(self, forward: Callable[[Tensor], Any]) -> None:
@@ -85,8 +91,9 @@ class _Walk:
         devices = [self.example.device] if self.example.is_cuda else []
         try:
             self.model.eval()
-            with torch.no_grad(), torch.random.fork_rng(devices):
-                forward(self.example)
+            # The autograd graph tells a chain from branches that meet.
+            with torch.enable_grad(), torch.random.fork_rng(devices):
+                forward(self.entry)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -114,6 +121,7 @@ class _Walk:
         else:
             passes = follows and not (problem is None and again)
             self.latest = outgoing if passes and self._passes(module, incoming, outgoing) else None
+        self.node = None if self.latest is None else self.latest.grad_fn
         if problem is not None and _owns_weights(module) and not again:
             self.unknown.append(f"{self._named(module)}{problem}")
 
@@ -128,6 +136,9 @@ class _Walk:
         """Whether ``incoming`` is the latest output, reshaped or passed through an activation."""
         if self.latest is None or _units(incoming) != _units(self.latest):
             return False
+        if self.node is not None and incoming.grad_fn is not None:
+            return _made_of(self.node, incoming.grad_fn)
+        # Without a graph (under no_grad, say) the memory has to tell.
         address = incoming.data_ptr()
         if address == self.latest.data_ptr():
             return True
@@ -166,6 +177,36 @@ class _Walk:
 
     def _named(self, module: nn.Module) -> str:
         return f"{self.names[module] or 'the model'} ({type(module).__name__})"
+
+
+def _entry(example: Tensor) -> Tensor:
+    """A batch whose way through the model autograd records; not a leaf, so it may change in place."""
+    if example.is_floating_point():
+        return example.detach().clone().requires_grad_().clone()
+    return example
+
+
+def _made_of(source: Node, node: Node) -> bool:
+    """Whether a tensor is a function of one earlier tensor (and of parameters) alone.
+
+    :param source: the node in autograd's graph that made the earlier tensor; :param node: the later's.
+    """
+    stack, seen, found = [node], {node}, False
+    while stack:
+        current = stack.pop()
+        if current is source:
+            found = True
+            continue
+        variable = getattr(current, "variable", None)
+        if isinstance(variable, nn.Parameter):
+            continue
+        if not current.next_functions or current.name().startswith(PRODUCTS):
+            return False
+        for below, _ in current.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+    return found
 
 
 def _units(batch: Tensor) -> int:

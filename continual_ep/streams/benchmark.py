@@ -1,6 +1,5 @@
 """Class-incremental Avalanche benchmarks: each class appears in one experience only."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from avalanche.benchmarks import CLScenario, nc_benchmark
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCStream
 from torch import Tensor
 
-from continual_ep.errors import ContinualEPWarning
+from continual_ep.errors import warn_user
 from continual_ep.streams.arrays import TensorData, as_samples
 from continual_ep.streams.selection import (
     groups_of_classes,
@@ -147,9 +146,7 @@ def _add_stream(benchmark: Any, name: str, other: Any) -> None:
 
 
 def _warn_of_unequal_sizes(n_classes: int, sizes: Sequence[int]) -> None:
-    warnings.warn(
+    warn_user(
         f"{n_classes} classes do not divide into {len(sizes)} experiences: their sizes are "
-        f"{list(sizes)}. Pass experiences={list(sizes)} to say that this is meant.",
-        ContinualEPWarning,
-        stacklevel=3,
+        f"{list(sizes)}. Pass experiences={list(sizes)} to say that this is meant."
     )
