@@ -129,7 +129,7 @@ def test_the_engine_equals_the_dense_reference(sizes, feedback):
         parameters,
         thresholds,
         gains=gains,
-        currents=[g * c for g, c in zip(gains, constants, strict=True)],
+        currents=constants,
         plastic=plastic,
     )
     diary, changed, chain = night(

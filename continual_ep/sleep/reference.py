@@ -4,7 +4,7 @@ For the layers :math:`l = 1 \ldots L` in order, within the same step:
 
 .. math::
 
-    v_l &\leftarrow \lambda\, v_l + \alpha_l\,(W_l\, s_{l-1} + B_l\, s_{l+1}^{\text{previous}}) + c_l \\
+    v_l &\leftarrow \lambda\, v_l + \alpha_l\,(W_l\, s_{l-1} + B_l\, s_{l+1}^{\text{previous}} + c_l) \\
     s_l &= [\, v_l \ge \beta_l \,] \\
     W_l &\leftarrow W_l + s_l \odot g(W_l) \odot (\text{inc}\; s_{l-1} - \text{dec}\,(1 - s_{l-1}))^T \\
     v_l &\leftarrow (1 - s_l) \odot v_l
@@ -55,9 +55,9 @@ def sleep_step(
         current = weight @ below
         if parameters.feedback and layer + 1 < len(state.weights):
             current = current + state.weights[layer + 1].T @ state.spikes[layer + 1]
-        membrane = parameters.leak * state.membranes[layer] + gains[layer] * current
         if currents is not None:
-            membrane = membrane + currents[layer]
+            current = current + currents[layer]
+        membrane = parameters.leak * state.membranes[layer] + gains[layer] * current
         spike = (membrane >= thresholds[layer]).to(weight.dtype)
         step = parameters.increase * below - parameters.decrease * (1 - below)
         gate = 2 * torch.sigmoid(-weight / parameters.gate_width)
