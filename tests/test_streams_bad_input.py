@@ -65,7 +65,7 @@ def test_missing_keys(tmp_path):
 def test_a_file_that_wants_pickle_is_refused(tmp_path):
     arrays = good() | {"train_x": np.array([{"a": 1}] * 4, dtype=object)}
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(InputError, match="cannot be read as plain arrays"):
+    with pytest.raises(InputError, match="pickled objects, which could run code"):
         class_incremental(tmp_path / "a.npz", 2)
 
 
@@ -80,7 +80,7 @@ def test_truncated_npz(tmp_path):
     np.savez(tmp_path / "a.npz", **good())
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cut short"):
         class_incremental(tmp_path / "a.npz", 2)
 
 

@@ -1,15 +1,26 @@
-"""What is learned, and when: class-incremental Avalanche benchmarks from named sets and array files."""
+"""What is learned, and when: Avalanche benchmarks from named sets, array files and folders of images."""
 
-from continual_ep.streams.arrays import Arrays, TensorData
-from continual_ep.streams.benchmark import ClassIncrementalBenchmark, class_incremental
-from continual_ep.streams.sources import SOURCES, load_source, source
+from continual_ep.streams import named_sets  # registers them
+from continual_ep.streams.arrays import Arrays
+from continual_ep.streams.benchmark import (
+    ClassIncrementalBenchmark,
+    ContinualBenchmark,
+    class_incremental,
+)
+from continual_ep.streams.images import Images
+from continual_ep.streams.sources import SOURCES, Source, load_source, source
+from continual_ep.streams.tensor_data import TensorData
 
 __all__ = [
     "SOURCES",
     "Arrays",
     "ClassIncrementalBenchmark",
+    "ContinualBenchmark",
+    "Images",
+    "Source",
     "TensorData",
     "class_incremental",
     "load_source",
+    "named_sets",
     "source",
 ]

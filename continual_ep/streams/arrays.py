@@ -1,17 +1,17 @@
-"""Arrays of a classification set: checked once, scaled once, then held in memory as tensors."""
+"""Arrays of a classification set, checked once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from continual_ep.errors import ConfigurationError, InputError
 
 SCALES = ("auto", "max", "none")
+
+#: Samples looked at together.
+ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Arrays:
     """A checked data set: raw values, and labels that are contiguous from 0.
 
     :param train_x, test_x: ``(n, features)``, ``(n, height, width)`` or
-        ``(n, channels, height, width)``, of one trailing shape and any numeric type.
+        ``(n, channels, height, width)``, of one trailing shape and any numeric type. Images with
+        1, 3 or 4 channels last are brought into this form.
     :param train_y, test_y: ``(n,)`` int64 labels in ``0 .. n_classes - 1``.
     :param class_names: one name per label.
     :param label_values: the label that the source had for each of ours, e.g. ``(3, 7)`` when its
@@ -71,6 +72,15 @@ class Arrays:
             label_values=tuple(values.tolist()),
         )
 
+    def selected(self, classes: Sequence[int]) -> "Arrays":
+        """Only the samples of ``classes``, which become ``0, 1, ...`` in the order given."""
+        return Arrays(
+            *_only(self.train_x, self.train_y, classes),
+            *_only(self.test_x, self.test_y, classes),
+            class_names=tuple(self.class_names[label] for label in classes),
+            label_values=tuple(self.label_values[label] for label in classes),
+        )
+
     def divisor(self, scale: str) -> float:
         """The number by which the inputs are divided.
 
@@ -95,38 +105,24 @@ class Arrays:
         return highest if lowest >= 0 and highest > 1 else 1.0
 
 
-class TensorData(Dataset[tuple[Tensor, int]]):
-    """Samples in one tensor, labels as plain integers (Avalanche reads ``targets`` as a list).
-
-    :param data: ``(n, ...)`` float32.
-    :param targets: ``(n,)`` integer labels.
-    """
-
-    def __init__(self, data: Tensor, targets: Sequence[int]) -> None:
-        self.data = data
-        self.targets = [int(label) for label in targets]
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.data[index], self.targets[index]
+def _only(x: np.ndarray, y: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    new = np.full(int(y.max()) + 1 if len(y) else 0, -1, dtype=np.int64)
+    for position, label in enumerate(classes):
+        if label < len(new):
+            new[label] = position
+    kept = np.flatnonzero(new[y] >= 0)
+    return np.asarray(x[kept]), new[y[kept]]
 
 
-def as_samples(x: np.ndarray, divisor: float, flatten: bool) -> Tensor:
-    """float32 samples ``(n, features)`` when flattened, else ``(n, channels, height, width)``.
-
-    Feature vectors stay ``(n, features)`` either way; images without a channel axis get one.
-    """
-    samples = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).clone()
-    samples /= divisor
-    if flatten:
-        return samples.flatten(1)
-    return samples.unsqueeze(1) if samples.ndim == 3 else samples
+def _channels_first(x: np.ndarray) -> np.ndarray:
+    """Images with channels last, turned; three or four channels never are a height as well."""
+    if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        return x.transpose(0, 3, 1, 2)
+    return x
 
 
 def _checked_split(split: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = np.asanyarray(x), np.asarray(y)  # a mapped file stays one
     if x.dtype.kind not in "buif":
         raise InputError(f"{split}_x has type {x.dtype}: numbers are needed.")
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
@@ -142,18 +138,22 @@ def _checked_split(split: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     if len(x) != len(y):
         raise InputError(f"{split}_x holds {len(x)} samples but {split}_y {len(y)} labels.")
     _check_finite(split, x)
-    return x, y.astype(np.int64)
+    return _channels_first(x), y.astype(np.int64)
 
 
 def _check_finite(split: str, x: np.ndarray) -> None:
     if x.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):  # a float64 too large for float32 is counted as infinite
-        bad = ~np.isfinite(x.astype(np.float32))
-    if bad.any():
-        samples = np.flatnonzero(bad.reshape(len(x), -1).any(axis=1))
+    values, samples = 0, []
+    for start in range(0, len(x), ROWS):  # a mapped file is looked at piece by piece
+        with np.errstate(over="ignore"):  # a float64 too large for float32 counts as infinite
+            bad = ~np.isfinite(x[start : start + ROWS].astype(np.float32))
+        if bad.any():
+            values += int(bad.sum())
+            samples += (start + np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))).tolist()
+    if values:
         raise InputError(
-            f"{split}_x holds {int(bad.sum())} NaN or infinite values in {len(samples)} samples "
+            f"{split}_x holds {values} NaN or infinite values in {len(samples)} samples "
             f"(the first is sample {samples[0]}): remove or repair them."
         )
 

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from avalanche.benchmarks import CLScenario, nc_benchmark
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCStream
-from torch import Tensor
 
 from continual_ep.errors import warn_user
-from continual_ep.streams.arrays import TensorData, as_samples
+from continual_ep.streams.arrays import Arrays
+from continual_ep.streams.images import Images, as_arrays
 from continual_ep.streams.selection import (
+    chosen_classes,
+    explicit_groups,
     groups_of_classes,
     limited,
     order_of_classes,
@@ -19,14 +21,15 @@ from continual_ep.streams.selection import (
     validation_split,
 )
 from continual_ep.streams.sources import load_source
+from continual_ep.streams.tensor_data import Preparation, Samples, TensorData, channel_statistics
 
 
-class ClassIncrementalBenchmark(Protocol):
-    """What :func:`class_incremental` returns: an Avalanche ``NCScenario`` that knows its origin.
+class ContinualBenchmark(Protocol):
+    """What the functions of this package return: an Avalanche benchmark that knows its origin.
 
     :param name: the name or path that was asked for.
     :param class_order: all labels in the order in which they appear.
-    :param classes_per_experience: the same order, cut into experiences.
+    :param classes_per_experience: the classes of each experience.
     :param class_names: the name of each label.
     :param label_values: the source's own number for each label.
     :param input_shape: shape of one sample as the network gets it.
@@ -50,80 +53,165 @@ class ClassIncrementalBenchmark(Protocol):
     streams: dict[str, Any]
 
 
+#: The old name, until all rooms use the new one.
+ClassIncrementalBenchmark = ContinualBenchmark
+
+
+class Loaded(NamedTuple):
+    """A source, ready to be cut: its checked arrays, and its samples as tensors."""
+
+    arrays: Arrays
+    train: Samples
+    test: Samples
+    preparation: Preparation
+
+
+def load_samples(
+    name: str | Path,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    classes: int | Sequence[int | str] | str | Path | None = None,
+    images: Images | None = None,
+    flatten: bool = True,
+    scale: str = "auto",
+    standardize: bool = False,
+) -> Loaded:
+    """A source's samples as networks get them; for the parameters see :func:`class_incremental`."""
+    found = load_source(name, root, download)
+    if classes is not None:
+        found = found.selected(chosen_classes(classes, found.class_names))
+    arrays = as_arrays(found, images or Images(), download=download)
+    divisor = arrays.divisor(scale)
+    shape = arrays.train_x.shape[1:]
+    mean, std = channel_statistics(arrays, divisor) if standardize else (None, None)
+    preparation = Preparation(divisor, shape if len(shape) > 1 else None, flatten, mean, std)
+    train = Samples.of(arrays.train_x, arrays.train_y, preparation)
+    return Loaded(arrays, train, Samples.of(arrays.test_x, arrays.test_y, preparation), preparation)
+
+
 def class_incremental(
     name: str | Path = "digits",
-    experiences: int | Sequence[int] = 5,
+    experiences: int | Sequence[int] | Sequence[Sequence[int]] = 5,
     *,
     seed: int | None = 0,
     root: str | Path | None = None,
     download: bool = False,
+    classes: int | Sequence[int | str] | str | Path | None = None,
     validation: float = 0.0,
     per_class: int | None = None,
     per_experience: int | None = None,
     class_order: Sequence[int] | None = None,
+    images: Images | None = None,
     flatten: bool = True,
     scale: str = "auto",
-) -> ClassIncrementalBenchmark:
+    standardize: bool = False,
+    task_labels: bool = False,
+) -> ContinualBenchmark:
     """A stream of experiences, each with classes of its own, as an Avalanche benchmark.
 
     Labels keep the values they have in the source, whatever the order of the classes (labels that
     are not ``0 .. n-1`` are mapped to that range first). The benchmark has the streams ``train``,
     ``test`` and, when asked for, ``validation``. The global random state is not touched.
 
-    :param name: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"kmnist"`` or a path to an
-        ``.npz`` file with ``train_x, train_y, test_x, test_y``.
-    :param experiences: number of experiences, or the number of classes in each.
+    :param name: one of ``SOURCES``, ``arrays:PATH.npz``, ``image-folder:PATH``.
+    :param experiences: number of experiences, the number of classes in each, or their classes.
     :param seed: seeds the order of the classes and the validation split, each with a generator of
         its own; None is the natural order (and the split of seed 0).
-    :param root: folder with torchvision's sets; ``data`` when None.
+    :param root: folder with the named sets; ``data`` when None.
     :param download: fetch a missing set.
+    :param classes: keep so many, or these, labels or names, or those named in a file; they become
+        ``0, 1, ...``, see :func:`~continual_ep.streams.selection.chosen_classes`.
     :param validation: share of each class that leaves the training stream for ``validation``.
     :param per_class: train on the first so many samples of each class only.
     :param per_experience: train on the first so many samples of each experience only. Limits apply
         to what the validation split has left, and to the training stream alone.
     :param class_order: all labels in the order wanted; overrides the seed's order.
+    :param images: how images become inputs: at what size, or through which backbone.
     :param flatten: samples as vectors, else images as ``(channels, height, width)``.
     :param scale: ``"auto"``, ``"max"`` or ``"none"``, see :meth:`Arrays.divisor`.
+    :param standardize: after scaling, subtract the training set's mean and divide by its standard
+        deviation, per channel of images.
+    :param task_labels: label each experience as a task of its own (task-incremental).
     :raises ConfigurationError: options that cannot work with the set's classes.
     :raises InputError: data that cannot be learned from.
     :raises MissingDataError: a set that is not on disk.
     """
-    arrays = load_source(name, root, download)
-    order = order_of_classes(arrays.n_classes, seed, class_order)
-    sizes = sizes_of_experiences(arrays.n_classes, experiences)
-    if isinstance(experiences, int) and len(set(sizes)) > 1:
-        _warn_of_unequal_sizes(arrays.n_classes, sizes)
+    loaded = load_samples(
+        name,
+        root=root,
+        download=download,
+        classes=classes,
+        images=images,
+        flatten=flatten,
+        scale=scale,
+        standardize=standardize,
+    )
+    order, sizes = _division(loaded.arrays.n_classes, experiences, seed, class_order)
     groups = groups_of_classes(order, sizes)
-    divisor = arrays.divisor(scale)
-
-    labels = torch.from_numpy(arrays.train_y)
+    labels = loaded.train.labels
     kept, held_out = validation_split(labels, validation, 0 if seed is None else seed)
     kept = limited(labels, kept, groups, per_class, per_experience)
+    test = loaded.test.part()
 
-    def part(indices: Tensor) -> TensorData:
-        chosen = indices.numpy()
-        samples = as_samples(arrays.train_x[chosen], divisor, flatten)
-        return TensorData(samples, arrays.train_y[chosen].tolist())
+    def division(train: TensorData) -> Any:
+        return _new_classes(train, test, order, sizes, task_labels)
 
-    test = TensorData(as_samples(arrays.test_x, divisor, flatten), arrays.test_y.tolist())
-    benchmark = _new_classes(part(kept), test, order, sizes)
+    benchmark = division(loaded.train.part(kept))
     if len(held_out):
-        _add_stream(benchmark, "validation", _new_classes(part(held_out), test, order, sizes))
+        _add_stream(benchmark, "validation", division(loaded.train.part(held_out)))
+    return describe(benchmark, str(name), loaded, order, groups)
 
-    image_shape = arrays.train_x.shape[1:]
-    benchmark.name = str(name)
+
+def describe(
+    benchmark: Any,
+    name: str,
+    loaded: Loaded,
+    order: tuple[int, ...],
+    groups: tuple[tuple[int, ...], ...],
+) -> ContinualBenchmark:
+    """Tell an Avalanche benchmark where it comes from."""
+    arrays, preparation = loaded.arrays, loaded.preparation
+    sample = loaded.test.part().batch(torch.zeros(1, dtype=torch.int64))
+    benchmark.name = name
     benchmark.class_order = order
     benchmark.classes_per_experience = groups
     benchmark.class_names = arrays.class_names
     benchmark.label_values = arrays.label_values
-    benchmark.input_shape = tuple(test.data.shape[1:])
-    benchmark.image_shape = tuple(image_shape) if len(image_shape) > 1 else None
-    benchmark.divisor = divisor
-    return benchmark
+    benchmark.input_shape = tuple(sample.shape[1:])
+    benchmark.image_shape = preparation.image_shape
+    benchmark.divisor = preparation.divisor
+    found: ContinualBenchmark = benchmark
+    return found
+
+
+def _division(
+    n_classes: int,
+    experiences: int | Sequence[int] | Sequence[Sequence[int]],
+    seed: int | None,
+    class_order: Sequence[int] | None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The order of the classes and how many each experience brings."""
+    if not isinstance(experiences, int) and any(not isinstance(e, int) for e in experiences):
+        groups: Any = experiences
+        return explicit_groups(groups, n_classes)
+    numbers: Any = experiences
+    order = order_of_classes(n_classes, seed, class_order)
+    sizes = sizes_of_experiences(n_classes, numbers)
+    if isinstance(experiences, int) and len(set(sizes)) > 1:
+        warn_user(
+            f"{n_classes} classes do not divide into {len(sizes)} experiences: their sizes are "
+            f"{list(sizes)}. Pass experiences={list(sizes)} to say that this is meant."
+        )
+    return order, sizes
 
 
 def _new_classes(
-    train: TensorData, test: TensorData, order: Sequence[int], sizes: Sequence[int]
+    train: TensorData,
+    test: TensorData,
+    order: Sequence[int],
+    sizes: Sequence[int],
+    task_labels: bool,
 ) -> Any:
     # Explicit order and sizes: Avalanche's own would reseed the global generator and refuse
     # (nc_benchmark) or drop (class_incremental_benchmark) what cannot be divided.
@@ -131,7 +219,7 @@ def _new_classes(
         train,
         test,
         n_experiences=len(sizes),
-        task_labels=False,
+        task_labels=task_labels,
         shuffle=False,
         fixed_class_order=list(order),
         per_exp_classes=dict(enumerate(sizes)),
@@ -143,10 +231,3 @@ def _add_stream(benchmark: Any, name: str, other: Any) -> None:
     benchmark.stream_definitions[name] = other.stream_definitions["train"]
     streams = [*benchmark.streams.values(), NCStream(name, benchmark)]
     CLScenario.__init__(benchmark, streams)  # registers ``streams[name]`` and ``name_stream``
-
-
-def _warn_of_unequal_sizes(n_classes: int, sizes: Sequence[int]) -> None:
-    warn_user(
-        f"{n_classes} classes do not divide into {len(sizes)} experiences: their sizes are "
-        f"{list(sizes)}. Pass experiences={list(sizes)} to say that this is meant."
-    )

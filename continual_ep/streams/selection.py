@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -65,6 +66,64 @@ def groups_of_classes(order: Sequence[int], sizes: Sequence[int]) -> tuple[tuple
     return tuple(
         tuple(order[start : start + size]) for start, size in zip(starts, sizes, strict=True)
     )
+
+
+def chosen_classes(
+    wanted: int | Sequence[int | str] | str | Path, class_names: Sequence[str]
+) -> tuple[int, ...]:
+    """The labels of the classes that a stream is restricted to.
+
+    :param wanted: a number n (the first n classes), labels or class names, or a file with one class
+        name (an ImageNet wnid, say) per line.
+    :param class_names: one name per label of the source.
+    :raises ConfigurationError: for a class that the source does not have, twice the same, or none.
+    """
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= len(class_names):
+            raise ConfigurationError(
+                f"classes={wanted} is impossible with {len(class_names)} classes: choose "
+                f"1..{len(class_names)}."
+            )
+        return tuple(range(wanted))
+    if isinstance(wanted, str | Path):
+        wanted = _names_in(Path(wanted))
+    labels = {name: label for label, name in enumerate(class_names)}
+    found = [labels.get(name, name) if isinstance(name, str) else name for name in wanted]
+    unknown = [f for f in found if not isinstance(f, int) or not 0 <= f < len(class_names)]
+    if unknown or not found or len(set(found)) < len(found):
+        what = f"unknown: {unknown[:5]}" if unknown else "none, or one twice"
+        raise ConfigurationError(
+            f"classes={list(wanted)[:10]} must name different ones of the {len(class_names)} classes "
+            f"{list(class_names[:3])}... or their numbers ({what})."
+        )
+    return tuple(int(label) for label in found)
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the list of classes {path}: {error}") from None
+    # What follows the first word is a comment, as in ImageNet's own lists.
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+
+
+def explicit_groups(
+    groups: Sequence[Sequence[int]], n_classes: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Order and sizes of experiences that are given class by class.
+
+    :raises ConfigurationError: unless every class stands in one experience.
+    """
+    order = tuple(int(label) for group in groups for label in group)
+    twice = sorted({label for label in order if order.count(label) > 1})
+    if twice or sorted(order) != list(range(n_classes)) or not all(groups):
+        what = f"{twice} stand twice" if twice else "each of the classes must stand in one"
+        raise ConfigurationError(
+            f"experiences={[list(group) for group in groups]} do not divide the classes "
+            f"0..{n_classes - 1}: {what}."
+        )
+    return order, tuple(len(group) for group in groups)
 
 
 def validation_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,145 +1,118 @@
-"""Where arrays come from: one small function per data set, in one registry.
+"""Where samples come from: one registry, one small function per data set.
 
-A new stream is one function ``(root, download) -> Arrays`` under ``@source("its-name")``.
+A new stream is one function ``(root, download) -> Arrays`` (or ``-> ImageFiles``, for images that
+stay on disk) under ``@source("its-name")``.
 """
 
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Union
 
-import numpy as np
-import torch
-
-from continual_ep.errors import ConfigurationError, InputError, MissingDataError
+from continual_ep.errors import ConfigurationError
 from continual_ep.streams.arrays import Arrays
-from continual_ep.streams.selection import named_generator
 
-Source = Callable[[Path, bool], Arrays]
-SOURCES: dict[str, Source] = {}
+if TYPE_CHECKING:
+    from continual_ep.streams.files import ImageFiles
+
+Load = Callable[[Path, bool], Union[Arrays, "ImageFiles"]]
 
 DEFAULT_ROOT = Path("data")
-NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y")
+
+#: Streams that name a place on disk: what comes before the colon, and what it means.
+PLACES = {"arrays": "an .npz file", "image-folder": "a folder of images, one folder per class"}
 
 
-def source(name: str) -> Callable[[Source], Source]:
-    """Register a function ``(root, download) -> Arrays`` under the stream's name."""
+@dataclass(frozen=True)
+class Source:
+    """A named data set.
 
-    def register(function: Source) -> Source:
-        SOURCES[name] = function
-        return function
+    :param load: reads it, ``(root, download) -> Arrays | ImageFiles``.
+    :param classes, shape, samples: number of classes; ``(height, width)`` or ``(channels, height,
+        width)`` of an image, None where sizes differ; training and test samples. None if unknown.
+    :param licence: what its authors permit, in short.
+    :param files: what has to be in the root folder, relative to it.
+    """
+
+    name: str
+    load: Load
+    title: str
+    classes: int | None = None
+    shape: tuple[int, ...] | None = None
+    samples: tuple[int, int] | None = None
+    licence: str = ""
+    files: tuple[str, ...] = ()
+
+    def is_on_disk(self, root: Path) -> bool:
+        """Whether all of its files are there (not whether they are sound)."""
+        return all((root / file).exists() for file in self.files)
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def source(
+    name: str,
+    *,
+    classes: int | None = None,
+    shape: tuple[int, ...] | None = None,
+    samples: tuple[int, int] | None = None,
+    licence: str = "",
+    files: Sequence[str] = (),
+) -> Callable[[Load], Load]:
+    """Register a function ``(root, download) -> Arrays | ImageFiles`` under the stream's name.
+
+    The first line of its docstring is the stream's title; for the rest see :class:`Source`.
+    """
+
+    def register(load: Load) -> Load:
+        title = (load.__doc__ or name).strip().splitlines()[0]
+        SOURCES[name] = Source(name, load, title, classes, shape, samples, licence, tuple(files))
+        return load
 
     return register
 
 
-def load_source(name: str | Path, root: str | Path | None = None, download: bool = False) -> Arrays:
-    """The arrays of a named set, or of an ``.npz`` file.
+def load_source(
+    name: str | Path, root: str | Path | None = None, download: bool = False
+) -> "Arrays | ImageFiles":
+    """A named set, an array file or a folder of images.
 
-    :param name: a key of :data:`SOURCES` or a path that ends with ``.npz``.
-    :param root: folder of the downloaded sets; ``data`` when None.
+    :param name: a key of :data:`SOURCES`, ``arrays:PATH.npz`` (or just the path), or
+        ``image-folder:PATH``.
+    :param root: folder of the named sets; ``data`` when None.
     :param download: fetch a missing set; nothing is downloaded without it.
     :raises ConfigurationError: an unknown name.
     :raises MissingDataError: a set or file that is not on disk.
     :raises InputError: a file that is damaged or holds unusable arrays.
     """
-    if str(name) in SOURCES:
-        return SOURCES[str(name)](DEFAULT_ROOT if root is None else Path(root), download)
-    if str(name).endswith(".npz"):
-        return load_npz(Path(name))
-    known = ", ".join(SOURCES)
-    raise ConfigurationError(f"stream {str(name)!r} is unknown: use {known} or a path to an .npz.")
+    kind, path = place_of(name)
+    if kind is None:
+        return SOURCES[str(name)].load(DEFAULT_ROOT if root is None else Path(root), download)
+    # The readers of files are imported by those who read files.
+    if kind == "arrays":
+        from continual_ep.streams.npz import load_npz
+
+        return load_npz(path)
+    from continual_ep.streams.files import scan_image_folder
+
+    return scan_image_folder(path)
 
 
-@source("digits")
-def digits(root: Path, download: bool) -> Arrays:
-    """scikit-learn's 1,797 handwritten digits, 8x8 in 0..16; a fifth of each class is the test.
+def place_of(name: str | Path) -> tuple[str | None, Path]:
+    """The kind of place that a stream names and its path; kind None for a named set.
 
-    The split is the same on every machine and for every seed.
+    :raises ConfigurationError: an unknown name.
     """
-    from sklearn.datasets import load_digits  # slow to import; only this stream needs it
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = (pixels.reshape(-1, 8, 8) / 16.0).astype(np.float32)
-    generator = named_generator(0, "digits test split")
-    test = np.zeros(len(labels), dtype=bool)
-    for label in range(10):
-        members = np.flatnonzero(labels == label)
-        order = torch.randperm(len(members), generator=generator).numpy()
-        test[members[order[: round(len(members) / 5)]]] = True
-    names = [str(digit) for digit in range(10)]
-    return Arrays.checked(images[~test], labels[~test], images[test], labels[test], names)
-
-
-@source("mnist")
-def mnist(root: Path, download: bool) -> Arrays:
-    """LeCun's 70,000 handwritten digits, 28x28."""
-    return _torchvision_set("mnist", "MNIST", root, download)
-
-
-@source("fashion-mnist")
-def fashion_mnist(root: Path, download: bool) -> Arrays:
-    """Zalando's 70,000 articles of clothing, 28x28 (arXiv:1708.07747)."""
-    return _torchvision_set("fashion-mnist", "FashionMNIST", root, download)
-
-
-@source("kmnist")
-def kmnist(root: Path, download: bool) -> Arrays:
-    """Kuzushiji-MNIST, 70,000 cursive Japanese characters, 28x28 (arXiv:1812.01718)."""
-    return _torchvision_set("kmnist", "KMNIST", root, download)
-
-
-def load_npz(path: Path) -> Arrays:
-    """Images or features of the user's own: ``train_x, train_y, test_x, test_y`` in one file.
-
-    Files that hold pickled objects are refused: loading them could run code.
-    """
-    if not path.is_file():
-        raise MissingDataError(f"there is no file {str(path.absolute())!r}: check the path.")
-    try:
-        # Opened here: NumPy leaves the file open when it cannot read it.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in NPZ_KEYS if key not in archive]
-            if missing:
-                raise InputError(
-                    f"{path} lacks {missing}: it needs {list(NPZ_KEYS)} and holds {archive.files}."
-                )
-            arrays = [archive[key] for key in NPZ_KEYS]
-    except InputError:
-        raise
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} cannot be read as plain arrays ({error}): write it with numpy.savez, "
-            "without pickled objects."
-        ) from error
-    return Arrays.checked(*arrays)
-
-
-def _torchvision_set(stream: str, class_name: str, root: Path, download: bool) -> Arrays:
-    import torchvision.datasets as sets  # slow to import; digits and .npz do without
-
-    kind: Any = getattr(sets, class_name)
-    folder = root / class_name / "raw"
-    expected = [Path(file).stem for file, _ in kind.resources]
-    missing = [file for file in expected if not (folder / file).is_file()]
-    if missing and not download:
-        raise MissingDataError(
-            f"stream {stream!r} is not in {str(folder.absolute())!r} (missing: "
-            f"{', '.join(missing)}). Fetch it with `continual-ep run --stream {stream} "
-            f"--root {root} --download`, or name the folder that has it (root, --root)."
-        )
-    try:
-        train = kind(str(root), train=True, download=bool(missing))
-        test = kind(str(root), train=False, download=False)
-    except Exception as error:  # torchvision raises whatever its parser or urllib met
-        if missing:
-            raise MissingDataError(
-                f"stream {stream!r} could not be fetched into {str(folder.absolute())!r}: {error}"
-            ) from error
-        raise InputError(
-            f"the files of stream {stream!r} in {str(folder.absolute())!r} are damaged ({error}): "
-            "delete them and fetch them again with --download."
-        ) from error
-    names = [str(name) for name in kind.classes]
-    return Arrays.checked(
-        train.data.numpy(), train.targets.numpy(), test.data.numpy(), test.targets.numpy(), names
+    text = str(name)
+    kind, colon, path = text.partition(":")
+    if text in SOURCES:
+        return None, Path()
+    if colon and kind in PLACES and path:
+        return kind, Path(path)
+    if text.endswith(".npz"):
+        return "arrays", Path(text)
+    places = ", ".join(f"{kind}:PATH ({what})" for kind, what in PLACES.items())
+    raise ConfigurationError(
+        f"stream {text!r} is unknown: use {', '.join(SOURCES)}, or name a place: {places}."
     )
