@@ -1,6 +1,7 @@
-"""What the package adds to Avalanche's strategies: plugins that sleep and rehearse."""
+"""What the package adds to Avalanche's strategies: plugins that sleep, rehearse and feed."""
 
 from continual_ep.plugins.awake_rehearsal import AwakeRehearsal
+from continual_ep.plugins.batch_feed import BatchFeed
 from continual_ep.plugins.sleep_replay import SleepReplay
 
-__all__ = ["AwakeRehearsal", "SleepReplay"]
+__all__ = ["AwakeRehearsal", "BatchFeed", "SleepReplay"]

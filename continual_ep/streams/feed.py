@@ -1,0 +1,165 @@
+"""Whole batches from data loaders: the same batches in the same order, fetched by index.
+
+A data loader draws indices, fetches samples one by one and collates them. Where all samples lie in
+tensors the last two steps are one ``index_select``; the first is left to the loader's own samplers, so
+that batches and random states are those of the ordinary path, bit by bit.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks.utils.data_loader import MultiDatasetDataLoader, MultiDatasetSampler
+from avalanche.benchmarks.utils.ffcv_support.ffcv_components import has_ffcv_support
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
+
+from continual_ep.streams.columns import CannotFeed, Columns, columns_of
+
+#: Methods of Avalanche's loaders that decide which batches come; a loader with its own is not fed.
+DECISIVE = ("__iter__", "_get_loader", "_create_samplers", "_make_pytorch_loader")
+
+
+class WholeBatches:
+    """What a loader yields, without its fetching of samples one by one.
+
+    :param loader: a ``DataLoader`` or a loader of Avalanche, of which the samplers are used.
+    :param columns: all of its samples.
+    """
+
+    def __init__(self, loader: Any, columns: Columns) -> None:
+        self.loader, self.columns = loader, columns
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        if not isinstance(self.loader, DataLoader):
+            return self._of_avalanche()
+        # As torch's loaders do, draw from the random state now; Avalanche's do on the first batch.
+        return self._batches(self.loader.batch_sampler, _started(self.loader))
+
+    def _of_avalanche(self) -> Iterator[list[Tensor]]:
+        loader = self.loader._get_loader()
+        yield from self._batches(loader.batch_sampler, _started(loader))
+
+    def _batches(self, sampler: Any, started: Iterator[list[int]]) -> Iterator[list[Tensor]]:
+        if _draws_at_once(sampler):
+            yield from self.columns.batches(*_epoch(sampler))
+        else:
+            for indices in started:
+                yield self.columns.batch(torch.tensor(indices))
+
+
+def feed(loader: Any, device: torch.device | str | None = None) -> WholeBatches:
+    """A loader of whole batches in place of ``loader``.
+
+    :param loader: torch's ``DataLoader`` or any of Avalanche's, over data sets of the streams of this
+        package, however they were cut and joined.
+    :param device: where samples and batches shall lie, moved once; None leaves them. Sets that are
+        mapped from disk stay on the CPU.
+    :raises CannotFeed: for what cannot be fed this way, naming the reason.
+    """
+    if isinstance(loader, MultiDatasetDataLoader):
+        return WholeBatches(loader, columns_of(_joint_data(loader), device))
+    if type(loader) is not DataLoader:
+        raise CannotFeed(
+            f"a {type(loader).__name__} is none of torch's or Avalanche's data loaders"
+        )
+    if loader.batch_sampler is None:
+        raise CannotFeed("the loader makes no batches (batch_size is None)")
+    _check_options(loader.num_workers, loader.collate_fn)
+    return WholeBatches(loader, columns_of(loader.dataset, device))
+
+
+def _joint_data(loader: Any) -> Any:
+    """The data sets of one of Avalanche's loaders, laid end to end."""
+    kind = type(loader)
+    changed = [n for n in DECISIVE if getattr(kind, n) is not getattr(MultiDatasetDataLoader, n)]
+    if changed:
+        raise CannotFeed(f"{kind.__name__} has its own {changed[0]}")
+    if loader.distributed_sampling:
+        raise CannotFeed("the loader samples for distributed training")
+    options = loader.loader_kwargs
+    _check_options(options.get("num_workers", 0), options["collate_fn"])
+    if has_ffcv_support(loader.datasets):
+        raise CannotFeed("the data set is read by FFCV")
+    return ConcatDataset(loader.datasets)
+
+
+def _check_options(num_workers: int, collate_fn: Any) -> None:
+    if num_workers:
+        raise CannotFeed(f"num_workers={num_workers} asks for other processes to fetch samples")
+    if collate_fn not in (None, default_collate):
+        name = getattr(collate_fn, "__qualname__", repr(collate_fn))
+        raise CannotFeed(f"the loader collates samples its own way, by {name}")
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[list[int]]:
+    """Indices of a loader's batches, after the draws that starting such a loader makes.
+
+    torch draws the seed of its worker processes from the random state even if there are none.
+    """
+    assert loader.batch_sampler is not None
+    indices = iter(loader.batch_sampler)
+    iter(DataLoader([0], generator=loader.generator))  # type: ignore[arg-type]
+    return indices
+
+
+def _draws_at_once(sampler: Any) -> bool:
+    """Whether all random draws of an epoch are made for its first batch.
+
+    If so, all indices can be drawn then; otherwise training may draw in between.
+    """
+    if type(sampler) is MultiDatasetSampler:
+        parts = sampler.samplers
+        if sampler.never_ending or not all(map(_draws_at_once, parts)):
+            return False
+        # A smaller set that is started again draws again.
+        return not sampler.oversample_small_datasets or all(
+            len(part) >= len(sampler) or not len(part) for part in parts
+        )
+    if type(sampler) is not BatchSampler:
+        return False
+    order = sampler.sampler
+    shuffled = type(order) is RandomSampler and order.generator is None and not order.replacement
+    return shuffled or type(order) is SequentialSampler
+
+
+def _epoch(sampler: Any) -> tuple[Tensor, list[int]]:
+    """The indices of all batches, and the size of each."""
+    if type(sampler) is BatchSampler:
+        batches: list[Any] = list(_Slices(sampler))
+    elif len(sampler.samplers) == 1:
+        batches = list(_Slices(sampler.samplers[0]))
+    else:
+        sampler.samplers = [_Slices(part) for part in sampler.samplers]
+        batches = list(sampler)
+    if not batches:
+        return torch.zeros(0, dtype=torch.int64), []
+    return torch.from_numpy(np.concatenate(batches)), [len(batch) for batch in batches]
+
+
+class _Slices:
+    """The batches of a batch sampler as slices of one array, drawn when the first is asked for."""
+
+    def __init__(self, sampler: BatchSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        order = self.sampler.sampler
+        indices = np.fromiter(order, np.int64, len(order))  # type: ignore[arg-type]
+        size = self.sampler.batch_size
+        for number in range(len(self.sampler)):
+            yield indices[number * size : (number + 1) * size]
