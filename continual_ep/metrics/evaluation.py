@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from continual_ep.errors import InputError
+from continual_ep.streams.columns import CannotFeed
+from continual_ep.streams.feed import feed
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -31,15 +33,26 @@ def evaluating(model: nn.Module, device: torch.device | str = "cpu") -> Iterator
                 module.training = mode
 
 
-def batches_of(dataset: Any, batch_size: int) -> Iterator[Batch]:
-    """``(inputs, labels, task labels or None)`` in the data set's order, by its own collation."""
+def batches_of(
+    dataset: Any, batch_size: int, device: torch.device | str | None = None
+) -> Iterator[Batch]:
+    """``(inputs, labels, task labels or None)`` in the data set's order, by its own collation.
+
+    :param device: where batches may lie at once if the samples are tensors; None leaves them. Other
+        data sets are read sample by sample, and their batches lie where these do.
+    """
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
         collate_fn=getattr(dataset, "collate_fn", None),
         generator=torch.Generator(),  # a loader without one draws from the global generator
     )
-    for x, y, *task in loader:
+    batches: Iterable[Any] = loader
+    try:
+        batches = feed(loader, device)
+    except CannotFeed:
+        pass
+    for x, y, *task in batches:
         yield x, y, task[0] if task else None
 
 
@@ -70,7 +83,7 @@ def accuracy_per_experience(
     accuracies: list[float] = []
     with evaluating(model, device):
         for experience in stream:
-            batches = batches_of(experience.dataset.eval(), batch_size)
+            batches = batches_of(experience.dataset.eval(), batch_size, device)
             right, total = correct_in(model, batches, device)
             accuracies.append(right / _at_least_one(total, len(accuracies)))
     return np.array(accuracies, dtype=np.float64)

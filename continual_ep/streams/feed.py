@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from avalanche.benchmarks.utils.data_loader import MultiDatasetDataLoader, MultiDatasetSampler
-from avalanche.benchmarks.utils.ffcv_support.ffcv_components import has_ffcv_support
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -45,11 +44,21 @@ class WholeBatches:
         if not isinstance(self.loader, DataLoader):
             return self._of_avalanche()
         # As torch's loaders do, draw from the random state now; Avalanche's do on the first batch.
-        return self._batches(self.loader.batch_sampler, _started(self.loader))
+        sampler = self.loader.batch_sampler
+        return self._batches(sampler, _started(sampler, self.loader.generator))
 
     def _of_avalanche(self) -> Iterator[list[Tensor]]:
-        loader = self.loader._get_loader()
-        yield from self._batches(loader.batch_sampler, _started(loader))
+        loader = self.loader
+        options = loader.loader_kwargs
+        parts = (loader.datasets, loader.batch_sizes, loader.distributed_sampling, options)
+        sampler = MultiDatasetSampler(
+            loader.datasets,
+            loader._create_samplers(*parts),
+            termination_dataset_idx=loader.termination_dataset,
+            oversample_small_datasets=loader.oversample_small_datasets,
+            never_ending=loader.never_ending,
+        )
+        yield from self._batches(sampler, _started(sampler, options.get("generator")))
 
     def _batches(self, sampler: Any, started: Iterator[list[int]]) -> Iterator[list[Tensor]]:
         if _draws_at_once(sampler):
@@ -69,7 +78,11 @@ def feed(loader: Any, device: torch.device | str | None = None) -> WholeBatches:
     :raises CannotFeed: for what cannot be fed this way, naming the reason.
     """
     if isinstance(loader, MultiDatasetDataLoader):
-        return WholeBatches(loader, columns_of(_joint_data(loader), device))
+        columns = columns_of(_joint_data(loader), device)
+        # What Avalanche's has_ffcv_support looks for, which takes as long as an epoch of batches.
+        if any(hasattr(found, "ffcv_info") for found in columns.sets):
+            raise CannotFeed("the data set is read by FFCV")
+        return WholeBatches(loader, columns)
     if type(loader) is not DataLoader:
         raise CannotFeed(
             f"a {type(loader).__name__} is none of torch's or Avalanche's data loaders"
@@ -90,8 +103,6 @@ def _joint_data(loader: Any) -> Any:
         raise CannotFeed("the loader samples for distributed training")
     options = loader.loader_kwargs
     _check_options(options.get("num_workers", 0), options["collate_fn"])
-    if has_ffcv_support(loader.datasets):
-        raise CannotFeed("the data set is read by FFCV")
     return ConcatDataset(loader.datasets)
 
 
@@ -103,15 +114,14 @@ def _check_options(num_workers: int, collate_fn: Any) -> None:
         raise CannotFeed(f"the loader collates samples its own way, by {name}")
 
 
-def _started(loader: DataLoader[Any]) -> Iterator[list[int]]:
-    """Indices of a loader's batches, after the draws that starting such a loader makes.
+def _started(sampler: Any, generator: torch.Generator | None) -> Iterator[list[int]]:
+    """The batches of a sampler, after the draws that starting a ``DataLoader`` over it makes.
 
     torch draws the seed of its worker processes from the random state even if there are none.
     """
-    assert loader.batch_sampler is not None
-    indices = iter(loader.batch_sampler)
-    iter(DataLoader([0], generator=loader.generator))  # type: ignore[arg-type]
-    return indices
+    batches = iter(sampler)
+    iter(DataLoader([0], generator=generator))  # type: ignore[arg-type]
+    return batches
 
 
 def _draws_at_once(sampler: Any) -> bool:
