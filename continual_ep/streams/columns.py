@@ -63,8 +63,11 @@ class Columns:
 
     def batch(self, indices: Tensor) -> list[Tensor]:
         """The samples at ``indices`` ``(n,)``, which lie on the CPU."""
-        (batch,) = self.batches(indices, [len(indices)])
-        return batch
+        if self._which is not None:
+            return next(self.batches(indices, [len(indices)]))
+        there = indices.to(self.device)
+        values = (column.index_select(0, there) for column in self._values)
+        return [self.sets[0].batch(self._rows.index_select(0, there)), *values]
 
     def batches(self, indices: Tensor, sizes: list[int]) -> Iterator[list[Tensor]]:
         """One batch after the other; all but the inputs is fetched at once.

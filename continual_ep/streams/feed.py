@@ -58,6 +58,7 @@ class WholeBatches:
             oversample_small_datasets=loader.oversample_small_datasets,
             never_ending=loader.never_ending,
         )
+        sampler.samplers = [_Slices(p) if _draws_at_once(p) else p for p in sampler.samplers]
         yield from self._batches(sampler, _started(sampler, options.get("generator")))
 
     def _batches(self, sampler: Any, started: Iterator[list[int]]) -> Iterator[list[Tensor]]:
@@ -137,6 +138,8 @@ def _draws_at_once(sampler: Any) -> bool:
         return not sampler.oversample_small_datasets or all(
             len(part) >= len(sampler) or not len(part) for part in parts
         )
+    if type(sampler) is _Slices:
+        return True
     if type(sampler) is not BatchSampler:
         return False
     order = sampler.sampler
@@ -147,12 +150,10 @@ def _draws_at_once(sampler: Any) -> bool:
 def _epoch(sampler: Any) -> tuple[Tensor, list[int]]:
     """The indices of all batches, and the size of each."""
     if type(sampler) is BatchSampler:
-        batches: list[Any] = list(_Slices(sampler))
-    elif len(sampler.samplers) == 1:
-        batches = list(_Slices(sampler.samplers[0]))
-    else:
-        sampler.samplers = [_Slices(part) for part in sampler.samplers]
-        batches = list(sampler)
+        sampler = _Slices(sampler)
+    elif len(sampler.samplers) == 1 and len(sampler):
+        sampler = sampler.samplers[0]
+    batches: list[Any] = list(sampler)
     if not batches:
         return torch.zeros(0, dtype=torch.int64), []
     return torch.from_numpy(np.concatenate(batches)), [len(batch) for batch in batches]
