@@ -13,7 +13,6 @@ import json
 import platform
 import statistics
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
-    warnings.simplefilter("ignore", DeprecationWarning)  # Avalanche's, of its own functions
     torch.set_num_threads(1)
     torch.manual_seed(0)
     whole = class_incremental("mnist", 1, root=options.data).train_stream

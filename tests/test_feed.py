@@ -295,6 +295,16 @@ def test_streams_of_this_package():
             assert_same(TaskBalancedDataLoader(experience.dataset, batch_size=64, shuffle=True))
 
 
+def test_a_set_that_the_device_has_no_room_for_stays_where_it_is(monkeypatch):
+    def full(self, device):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(TensorData, "on", full)
+    loader = SingleDatasetDataLoader(DATA, 8)
+    for batch, expected in zip(feed(loader, "cpu"), loader, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_lie_on_the_device():
@@ -410,6 +420,17 @@ REASONS = {
 }
 
 
+def test_distributed_training_and_ffcv_are_left_alone():
+    loader = SingleDatasetDataLoader(DATA, 8)
+    loader.distributed_sampling = True
+    with pytest.raises(CannotFeed, match="distributed"):
+        feed(loader)
+    data = tensors(5)
+    data.ffcv_info = object()
+    with pytest.raises(CannotFeed, match="FFCV"):
+        feed(SingleDatasetDataLoader(labelled(data), 8))
+
+
 @pytest.mark.parametrize("name", REASONS)
 def test_what_cannot_be_fed_is_refused_with_the_reason(name):
     make, reason = REASONS[name]
@@ -424,6 +445,10 @@ def test_only_the_current_group_of_transforms_counts():
     with pytest.raises(CannotFeed, match="samples are transformed"):
         columns_of(data.train())
     assert_same(DataLoader(data.eval(), 8))
+    # The root's group counts for the whole tree.
+    assert_same(DataLoader(data.subset([3, 1]).eval(), 8))
+    with pytest.raises(CannotFeed, match="samples are transformed"):
+        columns_of(data.eval().subset([3, 1]).train())
 
 
 # -- strategies -------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ class BatchFeed(SupervisedPlugin):
     train on (replay, rehearsal), and of each evaluation. Loaders that a strategy or plugin keeps for
     itself (the buffers of DER, the memories of A-GEM) are not touched.
 
+    Sets are moved to the device once, as one tensor; one that has no room there stays in main memory, and
+    one that is mapped from disk stays there: then batches move, one by one.
+
     Samples must lie in tensors, as those of this package's streams do, and be used as they are. If they
     are not, or the loader works in processes or by a collation of its own, the loader stays and a warning
     names the reason, once.

@@ -107,7 +107,8 @@ def columns_of(dataset: Any, device: torch.device | str | None = None) -> Column
 
     :param dataset: :class:`TensorData`, or any nesting of Avalanche's data sets and torch's
         ``ConcatDataset`` and ``Subset`` over such, with any attributes of one type.
-    :param device: where the samples shall lie, moved once; None leaves them.
+    :param device: where the samples shall lie, moved once; None leaves them. If it has no room for them
+        they stay where they are, and so do their batches.
     :raises CannotFeed: for samples that are not in a :class:`TensorData`, or changed on their way.
     """
     sets: list[TensorData] = []
@@ -118,7 +119,10 @@ def columns_of(dataset: Any, device: torch.device | str | None = None) -> Column
     if len(kinds) > 1:
         raise CannotFeed(f"its samples are of several kinds: {sorted(map(str, kinds))}")
     which, rows = torch.from_numpy(found.which), torch.from_numpy(found.rows)
-    return Columns(sets, which, rows, found.values, device)
+    try:
+        return Columns(sets, which, rows, found.values, device)
+    except torch.OutOfMemoryError:
+        return Columns(sets, which, rows, found.values)
 
 
 class _Found(NamedTuple):
