@@ -6,6 +6,7 @@ that batches and random states are those of the ordinary path, bit by bit.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -61,12 +62,15 @@ class WholeBatches:
         sampler.samplers = [_Slices(p) if _draws_at_once(p) else p for p in sampler.samplers]
         yield from self._batches(sampler, _started(sampler, options.get("generator")))
 
-    def _batches(self, sampler: Any, started: Iterator[list[int]]) -> Iterator[list[Tensor]]:
-        if _draws_at_once(sampler):
-            yield from self.columns.batches(*_epoch(sampler))
-        else:
+    def _batches(self, sampler: Any, started: Iterator[Any]) -> Iterator[list[Tensor]]:
+        restarts = _restarts(sampler)
+        if restarts is None:
             for indices in started:
                 yield self.columns.batch(torch.tensor(indices))
+            return
+        for block in _blocks(_quickly(sampler, started), restarts):
+            indices = torch.from_numpy(np.concatenate(block))
+            yield from self.columns.batches(indices, [len(batch) for batch in block])
 
 
 def feed(loader: Any, device: torch.device | str | None = None) -> WholeBatches:
@@ -126,37 +130,48 @@ def _started(sampler: Any, generator: torch.Generator | None) -> Iterator[list[i
 
 
 def _draws_at_once(sampler: Any) -> bool:
-    """Whether all random draws of an epoch are made for its first batch.
-
-    If so, all indices can be drawn then; otherwise training may draw in between.
-    """
-    if type(sampler) is MultiDatasetSampler:
-        parts = sampler.samplers
-        if sampler.never_ending or not all(map(_draws_at_once, parts)):
-            return False
-        # A smaller set that is started again draws again.
-        return not sampler.oversample_small_datasets or all(
-            len(part) >= len(sampler) or not len(part) for part in parts
-        )
-    if type(sampler) is _Slices:
-        return True
+    """Whether all random draws for a pass over a data set are made for its first batch."""
     if type(sampler) is not BatchSampler:
-        return False
+        return type(sampler) is _Slices
     order = sampler.sampler
     shuffled = type(order) is RandomSampler and order.generator is None and not order.replacement
     return shuffled or type(order) is SequentialSampler
 
 
-def _epoch(sampler: Any) -> tuple[Tensor, list[int]]:
-    """The indices of all batches, and the size of each."""
+def _restarts(sampler: Any) -> list[int] | None:
+    """After how many batches, again and again, a data set is started anew, for which is drawn.
+
+    No other draws are made after the first batch. None if draws are made at other times.
+    """
+    if type(sampler) is not MultiDatasetSampler:
+        return [] if _draws_at_once(sampler) else None
+    if not all(map(_draws_at_once, sampler.samplers)):
+        return None
+    if not sampler.oversample_small_datasets:
+        return []
+    last = sampler.termination_dataset_idx  # ends the epoch instead; -1 in endless loaders
+    return [len(part) for i, part in enumerate(sampler.samplers) if i != last and len(part)]
+
+
+def _blocks(batches: Iterator[Any], restarts: list[int]) -> Iterator[list[Any]]:
+    """Batches that can be drawn together, because training cannot draw in between."""
+    done = 0
+    while True:
+        together = min((length - done % length for length in restarts), default=None)
+        block = list(islice(batches, together))
+        if not block:
+            return
+        yield block
+        done += len(block)
+
+
+def _quickly(sampler: Any, started: Iterator[Any]) -> Iterator[Any]:
+    """The same batches as arrays, if they are of one data set."""
     if type(sampler) is BatchSampler:
-        sampler = _Slices(sampler)
-    elif len(sampler.samplers) == 1 and len(sampler):
-        sampler = sampler.samplers[0]
-    batches: list[Any] = list(sampler)
-    if not batches:
-        return torch.zeros(0, dtype=torch.int64), []
-    return torch.from_numpy(np.concatenate(batches)), [len(batch) for batch in batches]
+        return iter(_Slices(sampler))
+    if len(sampler.samplers) == 1 and not sampler.never_ending and len(sampler):
+        return iter(sampler.samplers[0])
+    return started
 
 
 class _Slices:
