@@ -7,7 +7,9 @@ from continual_ep.streams.benchmark import (
     ContinualBenchmark,
     class_incremental,
 )
+from continual_ep.streams.domains import domain_incremental
 from continual_ep.streams.images import Images
+from continual_ep.streams.online import online
 from continual_ep.streams.sources import SOURCES, Source, load_source, source
 from continual_ep.streams.tensor_data import TensorData
 
@@ -20,7 +22,9 @@ __all__ = [
     "Source",
     "TensorData",
     "class_incremental",
+    "domain_incremental",
     "load_source",
     "named_sets",
+    "online",
     "source",
 ]

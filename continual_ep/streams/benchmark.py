@@ -6,7 +6,12 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from avalanche.benchmarks import CLScenario, nc_benchmark
+from avalanche.benchmarks.scenarios.deprecated.generic_benchmark_creation import (
+    create_multi_dataset_generic_benchmark,
+)
 from avalanche.benchmarks.scenarios.deprecated.new_classes import NCStream
+from avalanche.benchmarks.utils import AvalancheDataset, as_taskaware_classification_dataset
+from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_classification_dataset
 
 from continual_ep.errors import warn_user
 from continual_ep.streams.arrays import Arrays
@@ -31,6 +36,7 @@ class ContinualBenchmark(Protocol):
     :param class_order: all labels in the order in which they appear.
     :param classes_per_experience: the classes of each experience.
     :param class_names: the name of each label.
+    :param class_names_of: the same for each experience, where sets with other names follow each other.
     :param label_values: the source's own number for each label.
     :param input_shape: shape of one sample as the network gets it.
     :param image_shape: ``(height, width)`` or ``(channels, height, width)`` before flattening,
@@ -42,6 +48,7 @@ class ContinualBenchmark(Protocol):
     class_order: tuple[int, ...]
     classes_per_experience: tuple[tuple[int, ...], ...]
     class_names: tuple[str, ...]
+    class_names_of: tuple[tuple[str, ...], ...]
     label_values: tuple[int, ...]
     input_shape: tuple[int, ...]
     image_shape: tuple[int, ...] | None
@@ -163,6 +170,48 @@ def class_incremental(
     return describe(benchmark, str(name), loaded, order, groups)
 
 
+#: What a benchmark knows of its origin, beside Avalanche's own.
+DESCRIPTION = (
+    "name",
+    "class_order",
+    "classes_per_experience",
+    "class_names",
+    "class_names_of",
+    "label_values",
+    "input_shape",
+    "image_shape",
+    "divisor",
+)
+
+
+def from_parts(
+    train: Sequence[Any],
+    test: Sequence[Any],
+    validation: Sequence[Any] | None = None,
+    *,
+    task_labels: bool = False,
+) -> Any:
+    """An Avalanche benchmark with one experience for each part, whatever its classes.
+
+    :param train: :class:`TensorData`, or Avalanche's data sets, which keep their task labels.
+    """
+
+    def labelled(parts: Sequence[Any]) -> list[Any]:
+        return [
+            as_taskaware_classification_dataset(part)
+            if isinstance(part, AvalancheDataset)
+            else _make_taskaware_classification_dataset(
+                part, task_labels=number if task_labels else 0
+            )
+            for number, part in enumerate(parts)
+        ]
+
+    others = {} if validation is None else {"validation": labelled(validation)}
+    return create_multi_dataset_generic_benchmark(
+        train_datasets=labelled(train), test_datasets=labelled(test), other_streams_datasets=others
+    )
+
+
 def describe(
     benchmark: Any,
     name: str,
@@ -177,6 +226,7 @@ def describe(
     benchmark.class_order = order
     benchmark.classes_per_experience = groups
     benchmark.class_names = arrays.class_names
+    benchmark.class_names_of = (arrays.class_names,) * len(groups)
     benchmark.label_values = arrays.label_values
     benchmark.input_shape = tuple(sample.shape[1:])
     benchmark.image_shape = preparation.image_shape

@@ -205,8 +205,11 @@ def _refuse_download(stream: str, download: bool, folder: Path) -> None:
 
 def _torchvision_arrays(stream: str, class_name: str, root: Path, download: bool) -> Arrays:
     train, test = _torchvision_pair(stream, class_name, root, download)
-    parts = [np.asarray(part) for s in (train, test) for part in (s.data, s.targets)]
-    return Arrays.checked(*parts, class_names=[str(name) for name in train.classes])
+    train_x, train_y, test_x, test_y = (
+        np.asarray(part) for split in (train, test) for part in (split.data, split.targets)
+    )
+    names = [str(name) for name in train.classes]
+    return Arrays.checked(train_x, train_y, test_x, test_y, names)
 
 
 def _torchvision_pair(
