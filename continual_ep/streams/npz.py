@@ -12,7 +12,7 @@ KEYS = ("train_x", "train_y", "test_x", "test_y")
 
 
 def load_npz(path: Path) -> Arrays:
-    """``train_x, train_y, test_x, test_y`` of one file, and ``class_names`` if it has them.
+    """``train_x, train_y, test_x, test_y`` of one file, and ``class_names`` of labels 0, 1, ... if any.
 
     Files that hold pickled objects are refused: loading them could run code.
 
@@ -33,6 +33,7 @@ def load_npz(path: Path) -> Arrays:
                     f"{path} lacks {missing}: it needs {list(KEYS)} and holds {archive.files}."
                 )
             arrays = [archive[key] for key in KEYS]
+            names = archive["class_names"].tolist() if "class_names" in archive else None
     except InputError:
         raise
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
@@ -42,4 +43,9 @@ def load_npz(path: Path) -> Arrays:
             f"{path} cannot be read as plain arrays ({reason}): write it with numpy.savez from "
             "arrays of numbers."
         ) from error
-    return Arrays.checked(*arrays)
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise InputError(f"class_names in {path} must be a list of strings, one for each label.")
+    train_x, train_y, test_x, test_y = arrays
+    return Arrays.checked(train_x, train_y, test_x, test_y, names)

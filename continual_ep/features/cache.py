@@ -1,0 +1,203 @@
+"""Rows of numbers on disk: written piece by piece, resumable, whole or not there, mapped to be read."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from continual_ep.errors import ConfigurationError, ContinualEPError, InputError
+from continual_ep.experiments.files import write_json
+
+CARD = "card.json"
+FORMAT = 1
+
+#: Names of types in safetensors files.
+TYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "U8": np.dtype("u1")}
+
+#: Bytes of the header, padded with blanks, so that the number of rows can be corrected in place.
+HEADER = 512
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
+
+
+def key_of(identity: dict[str, Any]) -> str:
+    """Short enough for a folder's name; the card holds the whole identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The card of a complete entry, or None.
+
+    :raises ContinualEPError: a card that cannot be read or belongs to something else.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return None
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        same = card["identity"] == json.loads(json.dumps(identity))
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ContinualEPError(
+            f"the card {str(path)!r} is damaged ({error!r}): delete its folder to compute it anew."
+        ) from error
+    if not same:
+        raise ContinualEPError(f"the cache {str(folder)!r} belongs to other data: delete it.")
+    found: dict[str, Any] = card
+    return found
+
+
+def complete(folder: Path, card: dict[str, Any]) -> None:
+    """Writes the card, last of all: it says that the entry is complete."""
+    write_json(folder / CARD, {"format": FORMAT, **card})
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Alone at an entry: another process waits here until the first is done or has died.
+
+    :raises ConfigurationError: a folder that cannot be written.
+    :raises ContinualEPError: a full disk; what has been computed is kept.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system whatever happens to us
+            yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise ContinualEPError(
+                f"no room for the features in {str(folder.absolute())!r} ({error.strerror}): make "
+                "room, or name another cache folder. What has been computed is kept, and the same "
+                "command goes on from there."
+            ) from error
+        if error.errno in FORBIDDEN:
+            raise ConfigurationError(
+                f"the cache folder {str(folder.parent.absolute())!r} cannot be written "
+                f"({error.strerror}): name another (cache)."
+            ) from error
+        raise
+
+
+class RowFile:
+    """A safetensors file of one tensor ``x``, written row by row.
+
+    Until :meth:`finish` it has ``.part`` in its name, and a note beside it says how far it is. The
+    room for all rows is taken at the start, so that a disk too small is known at once.
+
+    :param rows: how many at most.
+    """
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path, self.rows = path, rows
+        self.part = path.with_name(path.name + ".part")
+        self.note = path.with_name(path.name + ".note.json")
+        self._sample: tuple[int, ...] = ()
+        self._type = ""
+        self._file: int | None = None
+        # One value, so that an interrupt never finds the one without the other.
+        self._state: tuple[int, Any] = (0, None)
+
+    @property
+    def written(self) -> int:
+        return self._state[0]
+
+    @property
+    def told(self) -> Any:
+        """What the last :meth:`append` was told, be it by an earlier process; None at the start."""
+        return self._state[1]
+
+    def resume(self) -> None:
+        """Go on where a process was stopped, if one was."""
+        if not self.part.is_file() or not self.note.is_file():
+            return
+        note: dict[str, Any] = json.loads(self.note.read_text(encoding="utf-8"))
+        self._type, self._sample = note["type"], tuple(note["sample"])
+        self._state = (note["written"], note["told"])
+        self._file = os.open(self.part, os.O_RDWR)
+
+    def append(self, rows: np.ndarray, told: Any) -> None:
+        """:param rows: ``(n, *sample)`` float16 or uint8; :param told: how far this brings us."""
+        if self._file is None:
+            self._begin(rows)
+        elif rows.shape[1:] != self._sample:
+            raise InputError(f"rows of shape {rows.shape[1:]} follow rows of {self._sample}.")
+        assert self._file is not None
+        _write(self._file, rows.tobytes(), HEADER + self.written * self._row_bytes())
+        self._state = (self.written + len(rows), told)
+
+    def save(self) -> None:
+        """After this call what was appended survives the process, and the machine's power."""
+        if self._file is None:
+            return
+        written, told = self._state
+        os.fsync(self._file)
+        note = {"written": written, "type": self._type, "sample": self._sample, "told": told}
+        write_json(self.note, note)
+
+    def finish(self) -> None:
+        """Gives the file its final size and name."""
+        assert self._file is not None
+        os.ftruncate(self._file, HEADER + self.written * self._row_bytes())
+        self._write_header(self.written)
+        os.fsync(self._file)
+        self.close()
+        os.replace(self.part, self.path)
+        self.note.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _row_bytes(self) -> int:
+        return TYPES[self._type].itemsize * math.prod(self._sample)
+
+    def _begin(self, rows: np.ndarray) -> None:
+        self._sample = rows.shape[1:]
+        self._type = next(name for name, dtype in TYPES.items() if dtype == rows.dtype)
+        self._file = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._write_header(self.rows)
+        os.posix_fallocate(self._file, 0, HEADER + self.rows * self._row_bytes())
+
+    def _write_header(self, rows: int) -> None:
+        assert self._file is not None
+        end = rows * self._row_bytes()
+        entry = {"dtype": self._type, "shape": [rows, *self._sample], "data_offsets": [0, end]}
+        text = json.dumps({"x": entry}).encode().ljust(HEADER - 8)
+        _write(self._file, len(text).to_bytes(8, "little") + text, 0)
+
+
+def _write(file: int, content: bytes, at: int) -> None:
+    view = memoryview(content)
+    while len(view):
+        count = os.pwrite(file, view, at)  # may write less than asked
+        view, at = view[count:], at + count
+
+
+def rows_of(path: Path) -> np.memmap:
+    """The tensor ``x`` of a finished file, mapped, not read.
+
+    :raises ContinualEPError: a file that is missing, cut short or no safetensors file.
+    """
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            entry = json.loads(stream.read(min(length, 1 << 20)))["x"]
+        size = os.path.getsize(path)
+        if size != 8 + length + entry["data_offsets"][1]:
+            raise ValueError(f"it has {size} bytes")
+        return np.memmap(path, TYPES[entry["dtype"]], "r", 8 + length, tuple(entry["shape"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise ContinualEPError(
+            f"the cached features {str(path)!r} are damaged ({error}): delete their folder to compute "
+            "them anew."
+        ) from error

@@ -1,0 +1,332 @@
+"""Features of all images of a data set, computed once and kept on disk."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError, InputError, warn_user
+from continual_ep.experiments.files import write_json
+from continual_ep.features.backbones import Backbone
+from continual_ep.features.cache import RowFile, complete, finished, key_of, rows_of, writing
+from continual_ep.features.decoding import check_on_corrupt, corrupt, decoded
+from continual_ep.features.files import FileList
+from continual_ep.features.preprocessing import Preprocessing
+
+#: Seconds between two notes of how far it is; what is computed after the last is lost by a kill.
+NOTE_EVERY = 5.0
+
+#: Seconds between two lines that tell the time left where there is no terminal.
+TELL_EVERY = 60.0
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are computed and where they are kept.
+
+    :param cache: folder for all features; each entry has a folder of its own there, named by its key.
+    :param device: where the backbone computes.
+    :param batch_size: images of a pass.
+    :param amp: let torch compute in half precision where it deems it safe (autocast).
+    :param workers: threads that decode images.
+    :param on_corrupt: ``"raise"``, or ``"skip"`` images that cannot be decoded and list them.
+    :raises ConfigurationError: values that cannot work.
+    """
+
+    cache: Path = Path("cache")
+    device: str = "cpu"
+    batch_size: int = 64
+    amp: bool = False
+    workers: int = 2
+    on_corrupt: str = "raise"
+
+    def __post_init__(self) -> None:
+        check_on_corrupt(self.on_corrupt)
+        for name in ("batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)} must be 1 or more.")
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Rows of a split; :param x: ``(n, ...)``, on disk if large; :param kept: ``(n,)`` the images."""
+
+    x: np.ndarray
+    kept: np.ndarray
+    skipped: list[str] = field(default_factory=list)
+
+
+class Encoder(Protocol):
+    """From framed images to rows: a backbone, or nothing but the pixels."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+    def rows(self, images: Tensor, extraction: Extraction) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The images themselves, ``(n, 3, size, size)`` uint8."""
+
+    preprocessing: Preprocessing
+
+    def identity(self) -> dict[str, Any]:
+        framing = asdict(self.preprocessing)
+        return {"pixels": {name: framing[name] for name in ("resize", "crop", "interpolation")}}
+
+    def rows(self, images: Tensor, extraction: Extraction) -> np.ndarray:
+        return images.numpy()
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone makes of them, ``(n, d)`` float16."""
+
+    backbone: Backbone
+    amp: bool
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.backbone.preprocessing
+
+    def identity(self) -> dict[str, Any]:
+        return {**self.backbone.identity(), "amp": self.amp}
+
+    def rows(self, images: Tensor, extraction: Extraction) -> np.ndarray:
+        device = torch.device(extraction.device)
+        moved = images.to(device, non_blocking=True)
+        x = moved.float().div_(255) if moved.dtype == torch.uint8 else moved
+        with torch.autocast(device.type) if self.amp else nullcontext():
+            found = self.backbone.features(x.contiguous(memory_format=torch.channels_last))
+        half = found.to(torch.float16).cpu()
+        if not bool(torch.isfinite(half).all()):
+            raise InputError(
+                f"backbone {self.backbone.name!r} returned values that float16 cannot hold (NaN, or "
+                f"beyond 65504; the largest is {float(found.abs().max()):.3g})."
+            )
+        return half.numpy()
+
+
+def extract(
+    splits: dict[str, FileList | np.ndarray],
+    encoder: Encoder,
+    extraction: Extraction,
+) -> dict[str, Extracted]:
+    """The rows of each split, from the cache or computed now.
+
+    Killed at any moment, the same call goes on where it was. Two processes that want the same take
+    turns, and the second finds what the first has made. Entries are keyed by data, backbone, weights,
+    preprocessing and precision, and a card in JSON tells which they are.
+
+    :param splits: by name: image files, or arrays ``(n, h, w)`` or ``(n, c, h, w)``, bytes or in [0, 1].
+    :raises InputError: images that cannot be decoded (unless they are skipped), or used.
+    :raises ConfigurationError: a cache folder that cannot be written.
+    """
+    identity = {
+        "data": {name: _fingerprint(images) for name, images in splits.items()},
+        **encoder.identity(),
+    }
+    name = str(identity.get("backbone", "pixels")).replace("/", "_").replace(":", "_")
+    folder = Path(extraction.cache) / f"{name}-{key_of(identity)}"
+    card = finished(folder, identity)
+    if card is None:
+        with writing(folder):
+            card = finished(folder, identity)  # by another process, while this one waited
+            if card is None:
+                card = _compute(splits, encoder, extraction, folder, identity)
+    found = {name: _read(folder, name, card) for name in splits}
+    _report_skipped(found, folder, extraction.on_corrupt)
+    return found
+
+
+def _compute(
+    splits: dict[str, FileList | np.ndarray],
+    encoder: Encoder,
+    extraction: Extraction,
+    folder: Path,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    if isinstance(encoder, Features):
+        encoder = Features(encoder.backbone.to(extraction.device), encoder.amp)
+    started = time.perf_counter()
+    parts = {
+        name: _split(name, images, encoder, extraction, folder) for name, images in splits.items()
+    }
+    card = {
+        "identity": identity,
+        "splits": parts,
+        "seconds": time.perf_counter() - started,
+        "device": extraction.device,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "pillow")},
+    }
+    complete(folder, card)
+    return card
+
+
+def _split(
+    name: str,
+    images: FileList | np.ndarray,
+    encoder: Encoder,
+    extraction: Extraction,
+    folder: Path,
+) -> dict[str, Any]:
+    """Computes the rows of one split, from where an earlier call was stopped; what to note of it."""
+    path = folder / f"{name}.safetensors"
+    done = folder / f"{name}.done.json"
+    if path.is_file() and done.is_file():
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return found
+    rows = RowFile(path, len(images))
+    try:
+        rows.resume()
+        told = _append_all(rows, name, images, encoder, extraction)
+        if not rows.written:
+            raise InputError(f"none of the {len(images)} images of {name!r} can be decoded.")
+        write_json(done, told)
+        rows.finish()
+        return told
+    except BaseException:
+        rows.save()  # whatever stopped it, what is there is there
+        raise
+    finally:
+        rows.close()
+
+
+def _append_all(
+    rows: RowFile,
+    name: str,
+    images: FileList | np.ndarray,
+    encoder: Encoder,
+    extraction: Extraction,
+) -> dict[str, Any]:
+    told: dict[str, Any] = rows.told or {"images": 0, "skipped": []}
+    noted = time.monotonic()
+    with _progress(name, len(images), told["images"]) as tell:
+        for batch, skipped in _batches(images, encoder.preprocessing, extraction, told["images"]):
+            at = told["images"]
+            more = [[at + number, path] for number, path in skipped]
+            told = {
+                "images": at + len(batch) + len(skipped),
+                "skipped": [*told["skipped"], *more],
+            }
+            if len(batch):
+                rows.append(encoder.rows(batch, extraction), told)
+            tell(told["images"])
+            if time.monotonic() - noted >= NOTE_EVERY:
+                rows.save()
+                noted = time.monotonic()
+    return told
+
+
+def _batches(
+    images: FileList | np.ndarray, preprocessing: Preprocessing, extraction: Extraction, start: int
+) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
+    """Framed images, and which of the batch could not be decoded: number in the batch, path."""
+    if isinstance(images, FileList):
+        yield from _batches_of_files(images, preprocessing, extraction, start)
+        return
+    divisor = 255.0 if images.dtype == np.uint8 else 1.0
+    for at in range(start, len(images), extraction.batch_size):
+        stored = torch.from_numpy(images[at : at + extraction.batch_size].astype(np.float32))
+        yield preprocessing.framed_batch(stored.to(extraction.device) / divisor), []
+
+
+def _batches_of_files(
+    files: FileList, preprocessing: Preprocessing, extraction: Extraction, start: int
+) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
+    stream = decoded(
+        files,
+        preprocessing,
+        start=start,
+        workers=extraction.workers,
+        on_corrupt=extraction.on_corrupt,
+    )
+    side = preprocessing.crop
+    for at in range(start, len(files), extraction.batch_size):
+        count = min(extraction.batch_size, len(files) - at)
+        found = [next(stream) for _ in range(count)]
+        skipped = [(n, str(files.path(at + n))) for n, image in enumerate(found) if image is None]
+        good = [image for image in found if image is not None]
+        empty = torch.empty(0, 3, side, side, dtype=torch.uint8)
+        yield (torch.stack(good) if good else empty), skipped
+
+
+def _fingerprint(images: FileList | np.ndarray) -> str:
+    if isinstance(images, FileList):
+        return images.fingerprint()
+    found = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
+    for start in range(0, len(images), 4096):
+        found.update(images[start : start + 4096].tobytes())
+    return found.hexdigest()
+
+
+def _read(folder: Path, name: str, card: dict[str, Any]) -> Extracted:
+    told = card["splits"][name]
+    x = rows_of(folder / f"{name}.safetensors")
+    kept = np.ones(told["images"], dtype=bool)
+    kept[[number for number, _ in told["skipped"]]] = False
+    return Extracted(x, np.flatnonzero(kept), [text for _, text in told["skipped"]])
+
+
+def _report_skipped(found: dict[str, Extracted], folder: Path, on_corrupt: str) -> None:
+    skipped = [path for split in found.values() for path in split.skipped]
+    if not skipped:
+        return
+    if on_corrupt == "raise":
+        raise InputError(corrupt(Path(skipped[0]), "an earlier extraction left it out"))
+    more = f" and {len(skipped) - 5} more, all listed in {folder / 'card.json'}"
+    warn_user(
+        f"{len(skipped)} images could not be decoded and are left out: {', '.join(skipped[:5])}"
+        f"{more if len(skipped) > 5 else ''}."
+    )
+
+
+@contextmanager
+def _progress(name: str, total: int, done: int) -> Iterator[Any]:
+    """A bar with the time left on a terminal; a line a minute elsewhere."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("features of {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("images, left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(name, total=total, completed=done)
+            yield lambda images: bar.update(task, completed=images)
+        return
+    started = told = time.monotonic()
+
+    def line(images: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= TELL_EVERY:
+            told = now
+            left = (now - started) / max(1, images - done) * (total - images)
+            text = f"features of {name}: {images:,} of {total:,} images, {left / 60:.0f} min left"
+            console.print(text, highlight=False)
+
+    yield line
