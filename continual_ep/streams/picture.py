@@ -82,4 +82,6 @@ def _draw(axis: Any, x: Tensor, image_shape: tuple[int, ...] | None) -> None:
 
 
 def _short(name: str) -> str:
+    wnid, blank, word = name.partition(" ")
+    name = word if blank and wnid[1:].isdigit() else name  # "n01440764 tench" is a tench
     return name if len(name) <= 14 else f"{name[:13]}…"

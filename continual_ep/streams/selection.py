@@ -73,8 +73,8 @@ def chosen_classes(
 ) -> tuple[int, ...]:
     """The labels of the classes that a stream is restricted to.
 
-    :param wanted: a number n (the first n classes), labels or class names, or a file with one class
-        name (an ImageNet wnid, say) per line.
+    :param wanted: a number n (the first n classes), labels, class names or their first words
+        (ImageNet's wnids, say), or a file with one such word per line.
     :param class_names: one name per label of the source.
     :raises ConfigurationError: for a class that the source does not have, twice the same, or none.
     """
@@ -87,7 +87,7 @@ def chosen_classes(
         return tuple(range(wanted))
     if isinstance(wanted, str | Path):
         wanted = _names_in(Path(wanted))
-    labels = {name: label for label, name in enumerate(class_names)}
+    labels = _by_name(class_names)
     found = [labels.get(name, name) if isinstance(name, str) else name for name in wanted]
     unknown = [f for f in found if not isinstance(f, int) or not 0 <= f < len(class_names)]
     if unknown or not found or len(set(found)) < len(found):
@@ -97,6 +97,13 @@ def chosen_classes(
             f"{list(class_names[:3])}... or their numbers ({what})."
         )
     return tuple(int(label) for label in found)
+
+
+def _by_name(class_names: Sequence[str]) -> dict[str, int]:
+    """Labels by name, and by the first word of a name (a wnid, say) where no other begins so."""
+    first = [name.split()[0] for name in class_names]
+    words = {word: label for label, word in enumerate(first) if first.count(word) == 1}
+    return words | {name: label for label, name in enumerate(class_names)}
 
 
 def _names_in(path: Path) -> list[str]:
