@@ -17,6 +17,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning import BPTT, LOSSES, EquilibriumPropagation, NudgingLoss
 from continual_ep.networks import MLP, MRNN
 from continual_ep.networks.layered import LayeredNetwork, per_layer
+from continual_ep.streams.experiences import refuse_empty
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -115,6 +116,10 @@ class _NetworkStrategy(SupervisedTemplate):
             evaluator=silent_evaluator() if evaluator is None else evaluator,
             **avalanche,
         )
+
+    def _before_train_dataset_adaptation(self, **kwargs: Any) -> None:
+        refuse_empty(self)
+        super()._before_train_dataset_adaptation(**kwargs)
 
 
 class EPStrategy(_NetworkStrategy):

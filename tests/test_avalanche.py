@@ -28,6 +28,7 @@ from torch import nn
 
 from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.learning import BPTT, EquilibriumPropagation, SquaredError
+from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import MLP, MRNN
 from continual_ep.plugins import AwakeRehearsal, SleepReplay
 from continual_ep.strategies import BPStrategy, BPTTStrategy, EPStrategy
@@ -254,11 +255,18 @@ def test_twins_work_in_the_same_pipeline(model, benchmark):
     assert all(sum(losses[-4:]) < sum(losses[:4]) for losses in trace.losses)
 
 
-@pytest.mark.parametrize("plugin", [SleepReplay, lambda: AwakeRehearsal(per_class=1)])
+@pytest.mark.parametrize("plugin", [SleepReplay, AwakeRehearsal, AccuracyMatrix, None])
 def test_an_empty_experience_is_named(plugin, benchmark):
     experience = benchmark.train_stream[0]
     full = experience._dataset
-    strategy = make(Naive, network(), [plugin()])
+    if plugin is None:
+        strategy = EPStrategy(sizes=[64, 8, 10], evaluator=None)
+    else:
+        options = {
+            AwakeRehearsal: {"per_class": 1},
+            AccuracyMatrix: {"stream": benchmark.test_stream},
+        }
+        strategy = make(Naive, network(), [plugin(**options.get(plugin, {}))])
     try:
         experience._dataset = full.subset([])
         with pytest.raises(InputError, match="experience 0 has no samples"):

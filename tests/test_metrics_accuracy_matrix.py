@@ -8,7 +8,7 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
-from avalanche.training.supervised import Naive
+from avalanche.training.supervised import JointTraining, Naive
 from torch import nn
 
 from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning, InputError
@@ -172,6 +172,48 @@ def test_a_record_of_another_stream_is_refused(benchmark):
     state = AccuracyMatrix(benchmark.test_stream).state_dict()
     with pytest.raises(CheckpointError, match="stream 'test'"):
         AccuracyMatrix(benchmark.train_stream).load_state_dict(state)
+
+
+@pytest.mark.parametrize("state", [{}, {"record": None}, {"record": {"stream": "test"}}])
+def test_a_damaged_state_changes_nothing(benchmark, state):
+    matrix = AccuracyMatrix(benchmark.test_stream)
+    naive(matrix).train(benchmark.train_stream[0])
+    before = matrix.to_dict()
+    with pytest.raises(CheckpointError, match="damaged"):
+        matrix.load_state_dict(state)
+    assert matrix.to_dict() == before
+
+
+def test_joint_training_counts_all_columns(benchmark):
+    matrix = AccuracyMatrix(benchmark.test_stream)
+    plain = naive()
+    strategy = JointTraining(
+        model=plain.model,
+        optimizer=plain.optimizer,
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=5,
+        plugins=[matrix],
+        evaluator=EvaluationPlugin(),
+    )
+    strategy.train(benchmark.train_stream)
+    expected = by_hand(strategy.model, benchmark.test_stream)
+    found = matrix.summary()
+    assert found["average_accuracy"] == pytest.approx(expected.mean())
+    assert matrix.pooled_asleep[-1] == pytest.approx(found["pooled_accuracy"])
+    assert np.isnan(found["forgetting_max"]) and np.isnan(found["backward_transfer"])
+    again = AccuracyMatrix.from_dict(matrix.to_dict(), benchmark.test_stream)
+    assert again.summary() == pytest.approx(found, nan_ok=True)
+
+
+def test_an_error_in_an_untrained_network_is_not_hidden(benchmark):
+    class Broken(nn.Linear):
+        def forward(self, x):
+            raise RuntimeError("a bug")
+
+    strategy = naive(AccuracyMatrix(benchmark.test_stream))
+    strategy.model = nn.Sequential(Broken(64, 10))
+    with pytest.raises(RuntimeError, match="a bug"):
+        strategy.train(benchmark.train_stream[0])
 
 
 def test_experiences_trained_again(benchmark):

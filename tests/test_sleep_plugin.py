@@ -1,23 +1,27 @@
 """SleepReplay in real Avalanche strategies, on scikit-learn's digits."""
 
 import io
+import math
 import warnings
 from functools import cache
 
 import pytest
 import torch
 from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.training import EWC, LwF, Naive, Replay
+from avalanche.training import EWC, JointTraining, LwF, Naive, Replay
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning
+from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import MRNN
 from continual_ep.plugins import SleepReplay
 from continual_ep.sleep import SleepParameters, sleep_replay
+from continual_ep.streams import class_incremental, online
 
 
 @cache
@@ -32,9 +36,11 @@ def stream(experiences=2, samples=400, shift=0.0):
     x = x[:samples] - shift
     data = TensorDataset(x, y[:samples])
     data.targets = y[:samples].tolist()
-    return nc_benchmark(
+    benchmark = nc_benchmark(
         data, data, experiences, task_labels=False, fixed_class_order=list(range(10))
-    ).train_stream
+    )
+    benchmark.image_shape = (8, 8)  # as the streams of the package say
+    return benchmark.train_stream
 
 
 def mlp(bias=False, seed=0):
@@ -135,6 +141,66 @@ def test_it_sleeps_when_it_is_told_to(when, nights):
     assert slept == nights
 
 
+def test_a_list_counts_in_the_whole_stream_also_when_a_slice_is_trained():
+    slept = []
+
+    class Notes(SupervisedPlugin):
+        def sleep_ends(self, strategy):
+            slept.append(strategy.experience.current_experience)
+
+    train(stream(5)[2:], SleepReplay(when=[3], steps=20), Notes())
+    assert slept == [3]
+
+
+@pytest.mark.parametrize("when", ["every", "last", [0]])
+def test_joint_training_sleeps_once(when):
+    sleep = SleepReplay(when=when, steps=20, diary=True)
+    strategy = train([], sleep, kind=JointTraining)
+    strategy.train(stream(5))
+    assert len(sleep.diaries) == 1 and sleep.diaries[0].asked_steps == 20
+
+
+def test_the_last_night_is_as_long_alone_as_after_others():
+    lengths = []
+    for when in ("every", "last"):
+        sleep = SleepReplay(when=when, steps=20, growth=0.5)
+        train(stream(2), sleep)
+        lengths.append(sleep.last_night.asked_steps)
+    assert lengths == [30, 30]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_online_streams_sleep_after_the_last_small_experience(ours):
+    whole = class_incremental("digits", 2, per_class=4)
+    sleep = SleepReplay(steps=20, growth=1.0, diary=True)
+    matrix = AccuracyMatrix(whole.test_stream)
+    strategy = train([], sleep, matrix)
+    split = split_online_stream(whole.train_stream, 8)
+    for experience in online(whole, 8).train_stream if ours else split:
+        strategy.train(experience)
+    assert [night.asked_steps for night in sleep.diaries] == [20, 40]
+    assert matrix.asleep.shape == (2, 2) and matrix.record.trained == [0, 1]
+    assert not any(math.isnan(v) for k, v in matrix.summary().items() if "forgetting" in k)
+
+
+def test_inputs_known_to_be_features_have_no_window_and_others_are_asked_about():
+    data = stream(2)
+    data.benchmark.image_shape = None
+    known = SleepReplay(steps=50)
+    train(data, known)
+    unmasked = SleepReplay(steps=50, window=None)
+    train(stream(2), unmasked)
+    assert torch.equal(known.last_night.counts, unmasked.last_night.counts)
+    del data.benchmark.image_shape
+    with pytest.warns(ContinualEPWarning, match="64 values are taken for square images") as caught:
+        train(data, SleepReplay(steps=20))
+    assert len([w for w in caught if w.category is ContinualEPWarning]) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ContinualEPWarning)
+        train(data, SleepReplay(steps=20, window=3))
+        train(data, SleepReplay(steps=20, window=None))
+
+
 def test_nights_grow_and_keep_a_diary():
     plugin = SleepReplay(steps=30, growth=0.5, diary=True)
     train(stream(5)[:3], plugin)
@@ -228,9 +294,19 @@ def test_damaged_states_are_refused():
         {**state, "format": 99},
         {"format": 1},
         {**state, "statistics": {"shape": None}},
+        {**state, "inner": {"a": {"count": 2, "total": None}}},
+        {**state, "inner": {"a": {"count": 2, "total": torch.zeros(2, 2)}}},
+        {**state, "inner": None},
+        {**state, "experiences": "many"},
     ):
+        plugin = SleepReplay(steps=20)
+        train(stream(5)[:1], plugin)
+        before = plugin.state_dict()
         with pytest.raises(CheckpointError):
-            SleepReplay().load_state_dict(wrong)
+            plugin.load_state_dict(wrong)
+        after = plugin.state_dict()
+        assert after["experiences"] == 1 and after["inner"] == before["inner"]
+        assert after["statistics"]["overall"]["count"] == before["statistics"]["overall"]["count"]
     with pytest.raises(CheckpointError, match="dreams="):
         SleepReplay(dreams="class-means").load_state_dict(state)
 
@@ -240,6 +316,17 @@ def test_damaged_states_are_refused():
     [
         {"when": "never"},
         {"when": [-1]},
+        {"when": 3},
+        {"when": [True]},
+        {"when": [1.0]},
+        {"window": 3.5},
+        {"window": "whole"},
+        {"window": True},
+        {"quiet_steps": 2.5},
+        {"quiet_steps": 0},
+        {"steps": 10.0},
+        {"steps": True},
+        {"hold": 1.5},
         {"dreams": "nightmares"},
         {"preset": "tadros"},
         {"steps": 0},
@@ -293,6 +380,7 @@ def test_chains_of_their_own_dream_of_their_own_inputs():
 def test_a_night_without_inputs_is_skipped_with_a_warning():
     plugin = SleepReplay(steps=10)
     strategy = train([], plugin)
+    strategy.experience = stream(2)[0]
     with pytest.warns(ContinualEPWarning, match="nothing to dream of"):
         plugin.after_training_exp(strategy)
     assert plugin.last_night is None
@@ -314,7 +402,7 @@ def test_batches_of_one_and_inputs_above_one():
     one = nc_benchmark(data, data, 2, task_labels=False, fixed_class_order=list(range(10)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ContinualEPWarning)
-        plugin = SleepReplay(steps=20)
+        plugin = SleepReplay(steps=20, window=3)
         optimizer_safe = mlp()
         strategy = train([], plugin, model=optimizer_safe)
         strategy.train_mb_size = 1
@@ -347,7 +435,7 @@ def test_sleep_brings_old_classes_back():
         return float((model(x).argmax(1) == y).double().mean())
 
     assert accuracy() < 0.25
-    assert accuracy(SleepReplay()) > 0.35
+    assert accuracy(SleepReplay(window=3)) > 0.35
 
 
 @pytest.mark.parametrize("feedback", [False, True])

@@ -1,6 +1,5 @@
 """An Avalanche plugin that keeps the accuracy matrix before and after each sleep."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,11 @@ from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from numpy.typing import NDArray
 
-from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning, InputError
-from continual_ep.metrics.evaluation import Batch, batches_of, correct_in, evaluating
+from continual_ep.errors import CheckpointError, ConfigurationError, InputError, warn_user
+from continual_ep.metrics.evaluation import correct_in, evaluating, loader_of, read
 from continual_ep.metrics.record import AccuracyRecord
+from continual_ep.streams.experiences import learns_jointly, part_of, refuse_empty
+from continual_ep.streams.feed import WholeBatches
 
 
 class AccuracyMatrix(SupervisedPlugin):
@@ -28,9 +29,10 @@ class AccuracyMatrix(SupervisedPlugin):
       next experience when one call trains several). Without sleep this is the awake one too.
 
     Training an experience again replaces its row when it was the last one learned, and appends a
-    row otherwise. Values are published to Avalanche's evaluator and loggers as
-    ``Accuracy_Awake/test_stream/Exp000``, ``Accuracy_Asleep/…`` (after a sleep only) and
-    ``average_accuracy/test_stream``, with the row as x.
+    row otherwise. On online streams, where experiences are cut into small ones, a row is measured
+    after the last small one of each; strategies that learn all experiences at once leave one row.
+    Values are published to Avalanche's evaluator and loggers as ``Accuracy_Awake/test_stream/Exp000``,
+    ``Accuracy_Asleep/…`` (after a sleep only) and ``average_accuracy/test_stream``, with the row as x.
 
     :param stream: a test or validation stream; its choice, and the honesty of it, is the caller's.
     :param batch_size: samples per forward pass; the result does not depend on it.
@@ -57,7 +59,7 @@ class AccuracyMatrix(SupervisedPlugin):
         self.publish = publish
         self.record = AccuracyRecord(str(getattr(stream, "name", "stream")), counts)
         self._measure_baseline = baseline
-        self._batches: list[list[Batch]] | None = None
+        self._loaders: list[Any] | None = None
         self._awake: NDArray[np.float64] | None = None
         self._learned: int | None = None
 
@@ -93,19 +95,24 @@ class AccuracyMatrix(SupervisedPlugin):
 
     def evaluate(self, strategy: Any) -> NDArray[np.float64]:
         """``(experiences,)`` accuracies of the strategy's model as it is now."""
-        if self._batches is None:
-            # Collated once: fetching single samples costs more than a small network's forward.
-            self._batches = [
-                list(batches_of(experience.dataset.eval(), self.batch_size))
-                for experience in self.stream
-            ]
+        if self._loaders is None:
+            self._loaders = [self._loader(strategy, e.dataset.eval()) for e in self.stream]
         with evaluating(strategy.model, strategy.device):
-            counts = [correct_in(strategy.model, b, strategy.device) for b in self._batches]
+            counts = [
+                correct_in(strategy.model, read(loader), strategy.device)
+                for loader in self._loaders
+            ]
         return np.array([right / total for right, total in counts], dtype=np.float64)
+
+    def _loader(self, strategy: Any, dataset: Any) -> Any:
+        loader = loader_of(dataset, self.batch_size, strategy.device)
+        # Else collated once: fetching single samples costs more than a small network's forward.
+        return loader if isinstance(loader, WholeBatches) else list(loader)
 
     # ---- callbacks, in the order in which they happen ------------------------------------------
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        refuse_empty(strategy)
         self._close_row(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -116,13 +123,16 @@ class AccuracyMatrix(SupervisedPlugin):
 
     def sleep_begins(self, strategy: Any, **kwargs: Any) -> None:
         """Called by sleep plugins; the first sleep of an experience counts."""
-        if self._awake is None:
+        if self._awake is None and part_of(strategy.experience).is_last:
             self._awake = self.evaluate(strategy)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         # Plugins later in the list may still change the network (sleep, iCaRL's class means), so
         # the row is closed at the next callback of another kind.
-        self._learned = int(strategy.experience.current_experience)
+        part = part_of(strategy.experience)
+        if part.is_last:
+            self._learned = part.experience
+            self.record.jointly = learns_jointly(strategy)
 
     def after_training(self, strategy: Any, **kwargs: Any) -> None:
         self._close_row(strategy)
@@ -147,9 +157,12 @@ class AccuracyMatrix(SupervisedPlugin):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a stored record of the same stream.
 
-        :raises CheckpointError: a record of another stream.
+        :raises CheckpointError: a damaged state, or a record of another stream; nothing changes then.
         """
-        record = AccuracyRecord.from_dict(state["record"])
+        try:
+            record = AccuracyRecord.from_dict(state["record"])
+        except (KeyError, TypeError, InputError) as error:
+            raise CheckpointError(f"the state of AccuracyMatrix is damaged: {error!r}") from error
         if (record.stream, record.counts) != (self.record.stream, self.record.counts):
             raise CheckpointError(
                 f"the record is of stream {record.stream!r} with {record.counts} samples, but this "
@@ -161,12 +174,10 @@ class AccuracyMatrix(SupervisedPlugin):
     def _evaluate_untrained(self, strategy: Any) -> list[float] | None:
         try:
             return [float(accuracy) for accuracy in self.evaluate(strategy)]
-        except Exception as error:  # ICaRL's classifier, for one, asserts that it knows a class
-            warnings.warn(
-                f"the untrained network cannot be evaluated ({type(error).__name__}: {error}): "
-                "forward transfer will be NaN. Pass baseline=False to leave it out.",
-                ContinualEPWarning,
-                stacklevel=2,
+        except AssertionError as error:  # ICaRL's classifier asserts that it knows a class
+            warn_user(
+                f"the untrained network cannot be evaluated ({error}): forward transfer will be "
+                "NaN. Pass baseline=False to leave it out."
             )
             return None
 

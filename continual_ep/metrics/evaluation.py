@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from continual_ep.errors import InputError
 from continual_ep.streams.columns import CannotFeed
-from continual_ep.streams.feed import feed
+from continual_ep.streams.feed import WholeBatches, feed
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -41,18 +41,28 @@ def batches_of(
     :param device: where batches may lie at once if the samples are tensors; None leaves them. Other
         data sets are read sample by sample, and their batches lie where these do.
     """
-    loader = DataLoader(
+    yield from read(loader_of(dataset, batch_size, device))
+
+
+def loader_of(
+    dataset: Any, batch_size: int, device: torch.device | str | None = None
+) -> WholeBatches | DataLoader[Any]:
+    """A loader in the data set's order: of whole batches if the samples are tensors."""
+    loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=batch_size,
         collate_fn=getattr(dataset, "collate_fn", None),
         generator=torch.Generator(),  # a loader without one draws from the global generator
     )
-    batches: Iterable[Any] = loader
     try:
-        batches = feed(loader, device)
+        return feed(loader, device)
     except CannotFeed:
-        pass
-    for x, y, *task in batches:
+        return loader
+
+
+def read(loader: Iterable[Any]) -> Iterator[Batch]:
+    """``(inputs, labels, task labels or None)`` of each batch."""
+    for x, y, *task in loader:
         yield x, y, task[0] if task else None
 
 

@@ -24,6 +24,7 @@ class AccuracyRecord:
     :param asleep_rows: accuracies after it; the same numbers where there was no sleep.
     :param slept: whether there was one.
     :param baseline: accuracies of the untrained network, None when not measured.
+    :param jointly: whether all experiences were learned at once.
     """
 
     stream: str
@@ -33,6 +34,7 @@ class AccuracyRecord:
     asleep_rows: list[Row] = field(default_factory=list)
     slept: list[bool] = field(default_factory=list)
     baseline: Row | None = None
+    jointly: bool = False
 
     @property
     def awake(self) -> NDArray[np.float64]:
@@ -57,7 +59,7 @@ class AccuracyRecord:
     @property
     def matches_training(self) -> bool:
         """Whether each learned experience has a column of its own."""
-        return all(0 <= i < len(self.counts) for i in self.trained)
+        return not self.jointly and all(0 <= i < len(self.counts) for i in self.trained)
 
     def add(self, experience: int, awake: ArrayLike, asleep: ArrayLike, slept: bool) -> None:
         """Append a row, or replace the last one when the same experience went on being learned."""
@@ -77,8 +79,8 @@ class AccuracyRecord:
 
         :param whole_stream: count all columns at the end, learned or not, for training that does
             not go by experiences (joint training). Only average and pooled accuracy exist then; the
-            others are NaN. A stream that does not match the training's, such as the whole
-            test set as one experience, is always summarised so.
+            others are NaN. Joint training (``jointly``), and a stream that does not match the
+            training's, such as the whole test set as one experience, are always summarised so.
         :raises InputError: before the first row.
         """
         if not self.trained:
@@ -101,6 +103,7 @@ class AccuracyRecord:
             "asleep": [list(row) for row in self.asleep_rows],
             "slept": list(self.slept),
             "baseline": None if self.baseline is None else list(self.baseline),
+            "jointly": self.jointly,
         }
 
     @classmethod
@@ -116,6 +119,7 @@ class AccuracyRecord:
                 record.add(experience, awake, asleep, slept)
             if state["baseline"] is not None:
                 record.baseline = [float(value) for value in state["baseline"]]
+            record.jointly = bool(state.get("jointly", False))  # not in records of 0.1.0
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"this is not a record of accuracies: {error!r}.") from error
         if len(record.trained) != len(state["trained"]):

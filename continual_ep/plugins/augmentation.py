@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from avalanche.core import SupervisedPlugin
 
-from continual_ep.errors import CheckpointError
+from continual_ep.plugins.generators import restored_generator
 from continual_ep.streams.transforms import RandomTransforms
 
 
@@ -45,14 +44,4 @@ class Augmentation(SupervisedPlugin):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:raises CheckpointError: for a state that is none of this plugin's."""
-        found = state.get("generator")
-        if not isinstance(found, torch.Tensor) or found.dtype != torch.uint8:
-            raise CheckpointError(
-                "the state of Augmentation needs 'generator', a generator's state."
-            )
-        try:
-            self.transforms.generator.set_state(found)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"'generator' is no state of a CPU generator: {error}."
-            ) from error
+        self.transforms.generator = restored_generator(state, "Augmentation")

@@ -8,7 +8,9 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.plugins.exemplars import ExemplarMemory, Features, MixedBatches
-from continual_ep.plugins.experiences import refuse_empty
+from continual_ep.plugins.generators import restored_generator
+from continual_ep.streams.experiences import refuse_empty
+from continual_ep.streams.selection import named_generator
 
 
 class AwakeRehearsal(SupervisedPlugin):
@@ -37,7 +39,8 @@ class AwakeRehearsal(SupervisedPlugin):
         of either kind, or ``"proportional"``.
     :param features: ``(model, x) -> (batch, n)`` for herding. Default: the activity
         below the readout.
-    :param seed: seeds the choice of exemplars.
+    :param seed: seeds the choice of exemplars, and the order of mixed batches, each with a generator
+        of its own.
     """
 
     supports_distributed = False
@@ -63,6 +66,7 @@ class AwakeRehearsal(SupervisedPlugin):
             raise ConfigurationError(f"batch_size={batch_size} must be at least 1.")
         self.batch_size = batch_size
         self.share = share
+        self.generator = named_generator(seed, "order of mixed batches")
 
     def batch_of(self, strategy: Any) -> tuple[int, int]:
         """``(new samples, exemplars)`` in each full batch, unless they are proportional."""
@@ -100,6 +104,7 @@ class AwakeRehearsal(SupervisedPlugin):
             "num_workers": num_workers,
             "pin_memory": strategy.device.type == "cuda" if pin_memory is None else pin_memory,
             "persistent_workers": persistent_workers and num_workers > 0,
+            "generator": self.generator,
         }
         if self.share == "proportional":
             size = self.batch_size or int(strategy.train_mb_size)
@@ -107,7 +112,7 @@ class AwakeRehearsal(SupervisedPlugin):
         else:
             sizes, parts = (len(new), len(exemplars)), self.batch_of(strategy)
             loader["batch_sampler"] = MixedBatches(
-                sizes, *parts, shuffle=shuffle, drop_last=drop_last
+                sizes, *parts, generator=self.generator, shuffle=shuffle, drop_last=drop_last
             )
         strategy.dataloader = DataLoader(ConcatDataset([new, exemplars]), **loader)
 
@@ -115,16 +120,19 @@ class AwakeRehearsal(SupervisedPlugin):
         self.memory.post_adapt(strategy, strategy.experience)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which samples are exemplars, by experience and index; no sample is stored."""
-        return self.memory.state_dict()
+        """Which samples are exemplars, by experience and index, and the state of the generator."""
+        return {**self.memory.state_dict(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any], benchmark: Any = None) -> None:
         """Go on with stored exemplars.
 
         :param benchmark: where they are from, built as it was before. None: the benchmark of
             the experience that is trained next.
-        :raises CheckpointError: other options, or a benchmark without these samples.
+        :raises CheckpointError: a damaged state, other options, or a benchmark without these samples;
+            the first two leave everything as it is.
         """
+        generator = restored_generator(state, "AwakeRehearsal")
         self.memory.load_state_dict(state)
+        self.generator = generator
         if benchmark is not None:
             self.memory.connect(benchmark.train_stream)

@@ -119,8 +119,9 @@ class ExemplarMemory(ExemplarsBuffer):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over stored indices; :meth:`connect` finds their samples.
 
-        :raises CheckpointError: a state saved with other options.
+        :raises CheckpointError: a damaged state, or one saved with other options; nothing changes then.
         """
+        _check_state(state)
         if state["options"] != self._options():
             raise CheckpointError(
                 f"the exemplars were chosen with {state['options']}, not with {self._options()}: "
@@ -169,6 +170,9 @@ class ExemplarMemory(ExemplarsBuffer):
         return keys
 
     def _keep_best(self, entries: Tensor, keys: Tensor) -> None:
+        if not len(entries):
+            self.entries, self.keys, self._sources = entries, keys, {}
+            return
         best = keys.argsort(descending=True, stable=True)
         if self.selection == "reservoir":
             best = best[: self.total]
@@ -189,7 +193,8 @@ class MixedBatches(Sampler[list[int]]):
     An epoch is one pass over the new samples. Each batch has exactly ``n_exemplars`` exemplars,
     drawn in turn from one shuffled round after another: none returns before all had their turn.
     The last batch has what is left of the new samples and as many exemplars as the others.
-    Shuffling draws from torch's global generator, as every data loader's does.
+
+    :param generator: draws the orders; torch's global one when None, as for every data loader.
     """
 
     def __init__(
@@ -198,12 +203,14 @@ class MixedBatches(Sampler[list[int]]):
         n_new: int,
         n_exemplars: int,
         *,
+        generator: torch.Generator | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> None:
         self.sizes = sizes
         self.n_new, self.n_exemplars = n_new, n_exemplars
         self.shuffle, self.drop_last = shuffle, drop_last
+        self.generator = generator
 
     def __len__(self) -> int:
         whole, rest = divmod(self.sizes[0], self.n_new)
@@ -220,7 +227,8 @@ class MixedBatches(Sampler[list[int]]):
             yield order[batch * self.n_new : (batch + 1) * self.n_new] + exemplars
 
     def _round(self, size: int) -> list[int]:
-        indices: list[int] = (torch.randperm(size) if self.shuffle else torch.arange(size)).tolist()
+        shuffled = torch.randperm(size, generator=self.generator) if self.shuffle else None
+        indices: list[int] = (torch.arange(size) if shuffled is None else shuffled).tolist()
         return indices
 
 
@@ -275,6 +283,24 @@ def _features(agent: Any, dataset: Any, features: Features) -> Tensor:
             for x, *_ in batches_of(dataset.eval(), batch_size=1000)
         ]
     return torch.cat(found)
+
+
+def _check_state(state: Mapping[str, Any]) -> None:
+    missing = [key for key in ("options", "entries", "keys", "classes") if key not in state]
+    if missing:
+        raise CheckpointError(f"the state of the exemplars is damaged: {missing} are not there")
+    entries, keys, classes = state["entries"], state["keys"], state["classes"]
+    for name, found, dtype, dims in (
+        ("entries", entries, torch.long, 2),
+        ("keys", keys, torch.float64, 1),
+    ):
+        if not isinstance(found, Tensor) or found.dtype != dtype or found.dim() != dims:
+            raise CheckpointError(f"the state of the exemplars is damaged: {name!r} is {found!r}")
+    if entries.shape != (len(keys), 3) or not isinstance(classes, list | tuple):
+        raise CheckpointError(
+            f"the state of the exemplars is damaged: entries of shape {tuple(entries.shape)} for "
+            f"{len(keys)} keys, classes {classes!r}"
+        )
 
 
 def _check_options(per_class: int | None, total: int | None, selection: str) -> None:

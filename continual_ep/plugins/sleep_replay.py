@@ -1,7 +1,8 @@
 """Sleep replay as an Avalanche plugin: one line makes any strategy sleep."""
 
+import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from continual_ep.errors import CheckpointError, ConfigurationError
-from continual_ep.plugins.experiences import refuse_empty
 from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.diary import SleepDiary
-from continual_ep.sleep.dreams import ClassDream, Dream, MeanDream, OwnDream, masked
+from continual_ep.sleep.dreams import ClassDream, Dream, MeanDream, OwnDream, masked, square_image
 from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.presets import preset_named
@@ -25,10 +25,12 @@ from continual_ep.sleep.replay import (
     sleep_chains,
     warn_no_inputs,
     warn_of_biases,
+    warn_of_flat_inputs,
     warn_of_negative_inputs,
 )
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
 from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
+from continual_ep.streams.experiences import benchmark_of, learns_jointly, part_of, refuse_empty
 
 DREAMS = ("mean", "experience-mean", "class-means")
 
@@ -52,9 +54,12 @@ class SleepReplay(SupervisedPlugin):
 
     Main arguments:
 
-    :param when: ``"every"`` experience, the ``"last"`` one of the stream, or a list of experience
-        indices from 0.
-    :param steps: length of the first night; default: the preset's.
+    :param when: ``"every"`` experience, the ``"last"`` one of the stream, or a list of experiences by
+        their number in the whole stream, from 0 (``experience.current_experience``). On online streams
+        nights follow the last small experience of each one that was cut.
+    :param steps: length of the first night; default: the preset's. Nights are counted by experiences
+        learned, not by nights slept: with ``growth`` the night after the fifth experience is as long when
+        it is the only one.
     :param preset: ``"calibrated"`` (thresholds from the network at hand), ``"tadros2022:mnist"`` and
         the other names of :data:`continual_ep.sleep.PRESETS`, or
         :class:`~continual_ep.sleep.SleepParameters`.
@@ -100,7 +105,7 @@ class SleepReplay(SupervisedPlugin):
             raise ConfigurationError(
                 f"dreams must be one of {', '.join(DREAMS)}, or a function, not {dreams!r}"
             )
-        if hold < 1:
+        if type(hold) is not int or hold < 1:
             raise ConfigurationError(f"hold must be at least 1 step, not {hold}")
         self.dreams, self.hold, self.seed = dreams, hold, seed
         self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
@@ -122,11 +127,12 @@ class SleepReplay(SupervisedPlugin):
         refuse_empty(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.statistics.new_experience()
         self._chains = None
         self._remove_hooks()
-        if self.dreams == "experience-mean":
-            self._inner = {}
+        if part_of(strategy.experience).is_first:
+            self.statistics.new_experience()
+            if self.dreams == "experience-mean":
+                self._inner = {}
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         if len(strategy.mb_x) == 0:
@@ -162,9 +168,10 @@ class SleepReplay(SupervisedPlugin):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Sleep, if this is a night to sleep."""
         self._remove_hooks()
-        index = self.experiences
+        if not part_of(strategy.experience).is_last:
+            return
         self.experiences += 1
-        if not self._sleeps_after(strategy, index):
+        if not self._sleeps_after(strategy):
             return
         if self.statistics.shape is None or self.statistics.overall.count == 0:
             self._once("inputs", warn_no_inputs)
@@ -181,10 +188,12 @@ class SleepReplay(SupervisedPlugin):
             if hasattr(plugin, "sleep_ends"):
                 plugin.sleep_ends(strategy)
 
-    def _sleeps_after(self, strategy: Any, index: int) -> bool:
+    def _sleeps_after(self, strategy: Any) -> bool:
         if self.when == "every":
             return True
         if self.when == "last":
+            if learns_jointly(strategy):
+                return True
             stream = getattr(strategy.experience, "origin_stream", None)
             if stream is None:
                 raise ConfigurationError(
@@ -192,7 +201,7 @@ class SleepReplay(SupervisedPlugin):
                     "indices of the experiences instead, e.g. when=[4]"
                 )
             return bool(strategy.experience.current_experience == len(stream) - 1)
-        return index in self.when
+        return part_of(strategy.experience).experience in self.when
 
     def _sleep(self, strategy: Any) -> SleepDiary:
         chains = self._chains
@@ -211,7 +220,7 @@ class SleepReplay(SupervisedPlugin):
             maxima = self._activity_maxima(strategy, chains)
         return sleep_chains(
             chains,
-            [self._dream(chain) for chain in chains],
+            [self._dream(chain, strategy) for chain in chains],
             self.parameters,
             steps=self.parameters.night_steps(night),
             plastic=plastic,
@@ -222,11 +231,9 @@ class SleepReplay(SupervisedPlugin):
     def _inner_mean(self, chain: Chain) -> RunningMean:
         return self._inner.get(chain.layers[0].name, RunningMean())
 
-    def _dream(self, chain: Chain) -> Dream:
+    def _dream(self, chain: Chain, strategy: Any) -> Dream:
         if chain.source is not None:
             return MeanDream(self._inner_mean(chain).mean)
-        shape = self.statistics.shape
-        assert shape is not None
         if callable(self.dreams):
             return OwnDream(self.dreams, chain.inputs)
         dream: Dream
@@ -236,7 +243,25 @@ class SleepReplay(SupervisedPlugin):
             dream = MeanDream(self.statistics.experience.mean)
         else:
             dream = MeanDream(self.statistics.overall.mean)
-        return masked(dream, shape, self.parameters)
+        shape, features = self._shape_of_inputs(strategy)
+        return masked(dream, shape, self.parameters, features=features)
+
+    def _shape_of_inputs(self, strategy: Any) -> tuple[tuple[int, ...], bool]:
+        """Shape of one input before it was flattened, and whether it is no image.
+
+        The streams of this package know; flat inputs of others are images if their number allows it.
+        """
+        shape = self.statistics.shape
+        assert shape is not None
+        benchmark = benchmark_of(strategy.experience)
+        if len(shape) == 1 and hasattr(benchmark, "image_shape"):
+            known = benchmark.image_shape
+            if known is None:
+                return shape, True
+            return (known if math.prod(known) == shape[0] else shape), False
+        if len(shape) == 1 and self.parameters.window == "auto" and square_image(shape):
+            self._once("flat", lambda: warn_of_flat_inputs(shape[0]))
+        return shape, False
 
     def _activity_maxima(self, strategy: Any, chains: list[Chain]) -> list[list[float]]:
         """The largest activations under the current weights, over the current experience."""
@@ -297,36 +322,38 @@ class SleepReplay(SupervisedPlugin):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """:raises CheckpointError: for a damaged state, or one of another format."""
+        """:raises CheckpointError: for a damaged state, or one of another format; nothing changes then."""
         if state.get("format") != STATE_FORMAT:
             raise CheckpointError(
                 f"the state of SleepReplay has format {state.get('format')!r}, this version reads "
                 f"{STATE_FORMAT}"
             )
         try:
-            inner, warned = dict(state["inner"]), set(state["warned"])
-            self.statistics.load_state_dict(state["statistics"])
-            self.experiences = int(state["experiences"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"the state of SleepReplay is damaged: {error}") from error
-        self._warned = warned
-        self._inner = {}
-        for name, mean in inner.items():
-            self._inner[name] = RunningMean()
-            self._inner[name].load_state_dict(mean)
+            statistics = InputStatistics(per_class=self.dreams == "class-means")
+            statistics.load_state_dict(state["statistics"])
+            inner = {}
+            for name, mean in state["inner"].items():
+                inner[name] = RunningMean()
+                inner[name].load_state_dict(mean)
+            experiences, warned = int(state["experiences"]), set(state["warned"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the state of SleepReplay is damaged: {error!r}") from error
+        # All at once, so that a damaged state leaves everything as it is.
+        self.statistics, self._inner = statistics, inner
+        self.experiences, self._warned = experiences, warned
 
 
 def _checked_when(when: str | Sequence[int]) -> str | frozenset[int]:
-    if isinstance(when, str):
-        if when not in ("every", "last"):
-            raise ConfigurationError(
-                f"when must be 'every', 'last' or a list of experience indices, not {when!r}"
-            )
+    if isinstance(when, str) and when in ("every", "last"):
         return when
-    indices = frozenset(when)
-    if any(not isinstance(index, int) or index < 0 for index in indices):
-        raise ConfigurationError(f"when lists experience indices from 0, not {list(when)}")
-    return indices
+    if isinstance(when, str) or not isinstance(when, Iterable):
+        raise ConfigurationError(
+            f"when must be 'every', 'last' or a list of experiences by number, not {when!r}"
+        )
+    numbers = list(when)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ConfigurationError(f"when lists experiences by number, from 0, not {numbers}")
+    return frozenset(numbers)
 
 
 def _record_inputs(module: nn.Module, mean: RunningMean) -> Any:

@@ -157,13 +157,16 @@ def square_image(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     return None
 
 
-def masked(dream: Dream, shape: tuple[int, ...], parameters: SleepParameters) -> Dream:
+def masked(
+    dream: Dream, shape: tuple[int, ...], parameters: SleepParameters, *, features: bool = False
+) -> Dream:
     """``dream`` behind the mask that ``parameters`` ask for.
 
     :param shape: of one input, without batch.
+    :param features: whether the inputs are known to be no images, whatever their number.
     :raises ConfigurationError: for a window in pixels on inputs that are not square images.
     """
-    image, window = square_image(shape), parameters.window
+    image, window = None if features else square_image(shape), parameters.window
     if isinstance(window, int) and image is None:
         raise ConfigurationError(
             f"a dream window of {window} pixels needs square images, but the inputs have shape "

@@ -7,6 +7,14 @@ from continual_ep.errors import ConfigurationError
 
 BIASES = ("ignore", "current", "zero-output")
 
+#: Constants that are whole numbers, and what else they may be.
+WHOLE: dict[str, tuple[Any, ...]] = {
+    "steps": (),
+    "calibration_steps": (),
+    "quiet_steps": (None,),
+    "window": (None, "auto"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SleepParameters:
@@ -66,15 +74,12 @@ class SleepParameters:
     quiet_steps: int | None = None
 
     def __post_init__(self) -> None:
-        whole = ("steps", "calibration_steps", "quiet_steps", "window")
-        for name in whole:
+        for name, others in WHOLE.items():
             value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {value}")
-        for name in ("steps", "calibration_steps"):
-            if not isinstance(getattr(self, name), int):
+            if value not in others and (type(value) is not int or value < 1):
+                also = "".join(f" or {other!r}" for other in others)
                 raise ConfigurationError(
-                    f"{name} must be a whole number of steps, not {getattr(self, name)!r}"
+                    f"{name} must be a whole number, at least 1{also}, not {value!r}"
                 )
         for name in ("growth", "increase", "decrease"):
             _check(name, getattr(self, name), 0.0, float("inf"))
@@ -83,10 +88,6 @@ class SleepParameters:
         for name in ("firing_rate", "subset"):
             _check(name, getattr(self, name), 0.0, 1.0, open_below=True)
         _check("leak", self.leak, 0.0, 1.0)
-        if isinstance(self.window, str) and self.window != "auto":
-            raise ConfigurationError(
-                f"window must be 'auto', a number of pixels or None, not {self.window!r}"
-            )
         if self.biases not in BIASES:
             raise ConfigurationError(
                 f"biases must be one of {', '.join(BIASES)}, not {self.biases!r}"

@@ -190,6 +190,14 @@ def warn_of_negative_inputs(mean: Tensor) -> None:
         )
 
 
+def warn_of_flat_inputs(count: int) -> None:
+    """The warning where flat inputs are dreamt of as images because their number is a square."""
+    warn_user(
+        f"flat inputs of {count} values are taken for square images and dreamt of through a window: if "
+        "they are features say window=None; if they are images name the window in pixels"
+    )
+
+
 def warn_no_inputs() -> None:
     """The warning for a night with nothing to dream of."""
     warn_user(

@@ -41,9 +41,15 @@ class RunningMean:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:raises CheckpointError: for a state that is not of a running mean."""
         try:
-            self.count, self.total = int(state["count"]), state["total"]
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"the state of a running mean is damaged: {error}") from error
+            count, total = int(state["count"]), state["total"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the state of a running mean is damaged: {error!r}") from error
+        sums = isinstance(total, Tensor) and total.dtype == torch.float64 and total.dim() == 1
+        if count < 0 or (count > 0 and not sums) or not (total is None or sums):
+            raise CheckpointError(
+                f"the state of a running mean is damaged: count {count}, {total!r}"
+            )
+        self.count, self.total = count, total
 
 
 class InputStatistics:

@@ -101,7 +101,7 @@ def chosen_classes(
 
 def _by_name(class_names: Sequence[str]) -> dict[str, int]:
     """Labels by name, and by the first word of a name (a wnid, say) where no other begins so."""
-    first = [name.split()[0] for name in class_names]
+    first = [name.split(" ")[0] for name in class_names]
     words = {word: label for label, word in enumerate(first) if first.count(word) == 1}
     return words | {name: label for label, name in enumerate(class_names)}
 

@@ -1,0 +1,27 @@
+"""Generators of plugins in checkpoints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from continual_ep.errors import CheckpointError
+
+
+def restored_generator(state: Mapping[str, Any], plugin: str) -> torch.Generator:
+    """A CPU generator in the state that stands under ``"generator"``.
+
+    :param plugin: its name, for the message.
+    :raises CheckpointError: for anything but the state of a generator.
+    """
+    found = state.get("generator")
+    if not isinstance(found, torch.Tensor) or found.dtype != torch.uint8:
+        raise CheckpointError(f"the state of {plugin} is damaged: 'generator' is not there")
+    generator = torch.Generator()
+    try:
+        generator.set_state(found.cpu())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the state of {plugin} is damaged: 'generator' is no state of a generator ({error})"
+        ) from error
+    return generator

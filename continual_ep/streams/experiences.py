@@ -1,0 +1,58 @@
+"""What plugins and strategies ask of an experience: has it samples, and what is it a part of."""
+
+from typing import Any, NamedTuple
+
+from continual_ep.errors import InputError
+
+
+class Part(NamedTuple):
+    """Where an experience stands in the one that it was cut from.
+
+    :param experience: the number of that one; the experience's own where nothing was cut.
+    """
+
+    experience: int
+    is_first: bool
+    is_last: bool
+
+
+def part_of(experience: Any) -> Part:
+    """For online streams, ours or Avalanche's, the experience that a small one was cut from.
+
+    Small experiences without one (blurry boundaries) count as experiences of their own.
+    """
+    number = int(experience.current_experience)
+    if hasattr(experience, "is_last_subexp"):  # Avalanche's online scenarios
+        origin = int(experience.origin_experience.current_experience)
+        return Part(origin, bool(experience.is_first_subexp), bool(experience.is_last_subexp))
+    origins = getattr(getattr(experience, "benchmark", None), "origin_experience", None)
+    if origins is None or origins[number] is None:
+        return Part(number, True, True)
+    origin = origins[number]
+    is_first = number == 0 or origins[number - 1] != origin
+    is_last = number == len(origins) - 1 or origins[number + 1] != origin
+    return Part(origin, is_first, is_last)
+
+
+def benchmark_of(experience: Any) -> Any:
+    """The benchmark that an experience, or the one it was cut from, belongs to; None if unknown."""
+    own = getattr(experience, "benchmark", None)
+    if own is None and hasattr(experience, "origin_experience"):
+        return getattr(experience.origin_experience, "benchmark", None)
+    return own
+
+
+def refuse_empty(strategy: Any) -> None:
+    """:raises InputError: for an experience without samples, on which no loader can be built."""
+    experience = strategy.experience
+    if len(experience.dataset) == 0:
+        raise InputError(
+            f"experience {experience.current_experience} has no samples: leave it out of the stream"
+        )
+
+
+def learns_jointly(strategy: Any) -> bool:
+    """Whether all experiences are learned at once; Avalanche shows plugins only the first then."""
+    from avalanche.training.supervised.joint_training import JointTraining
+
+    return isinstance(strategy, JointTraining)
