@@ -11,6 +11,7 @@ from rich.console import Console
 
 from continual_ep.errors import ContinualEPError
 
+streams_app = typer.Typer(help="What can be learned, and what it looks like.")
 app = typer.Typer(
     name="continual-ep",
     help="Continual learning with sleep: equilibrium propagation networks and sleep replay.",
@@ -19,6 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(streams_app, name="streams")
+
+STREAM = "A name of `continual-ep streams`, arrays:FILE.npz or image-folder:FOLDER."
+CLASSES = "Keep so many classes, these (with commas), or those named in a file."
+BACKBONE = "Frozen network whose features are the inputs: mobilenet_v2, resnet50, module:function."
 SET = "Any option by its dotted name, e.g. --set training.epochs=4 --set learning.0.beta=0.1."
 
 
@@ -40,15 +46,23 @@ def _options(
 @app.command()
 def run(
     config: Annotated[Path | None, typer.Argument(help="YAML file; none: the demo.")] = None,
-    stream: Annotated[
-        str | None, typer.Option(help="digits, mnist, fashion-mnist, kmnist or a path to .npz.")
+    stream: Annotated[str | None, typer.Option(help=STREAM)] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="class-incremental or domain-incremental.")
     ] = None,
+    classes: Annotated[str | None, typer.Option(help=CLASSES)] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels of image files, without a backbone.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=BACKBONE)] = None,
+    weights: Annotated[str | None, typer.Option(help="File with its state dict.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Folder where features are kept.")] = None,
     experiences: Annotated[
         str | None, typer.Option(help="Number of experiences, or classes in each: 4,3,3.")
     ] = None,
     order_seed: Annotated[int | None, typer.Option(help="Seed of the class order.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder of the data sets.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a missing set.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing.")] = False,
     network: Annotated[str | None, typer.Option(help="mrnn, mlp or auto.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Hidden units, e.g. 256 or 512,512.")] = None,
     learning: Annotated[
@@ -80,7 +94,13 @@ def run(
 ) -> None:
     """Train, let sleep, compare. Repeat the same command to resume."""
     given = {
-        "stream.name": stream,
+        "stream.name": _names(stream),
+        "stream.scenario": scenario,
+        "stream.classes": _classes(classes),
+        "stream.images.size": image_size,
+        "stream.images.backbone": backbone,
+        "stream.images.weights": weights,
+        "stream.images.cache": cache,
         "stream.experiences": _one_or_many(experiences, "--experiences"),
         "stream.order_seed": order_seed,
         "stream.root": root,
@@ -126,6 +146,56 @@ def compare(
     if out is not None:
         for path in comparison.write_into(out):
             console.print(f"figure: {path}", highlight=False, soft_wrap=True)
+
+
+@streams_app.callback(invoke_without_command=True)
+def streams(
+    context: typer.Context,
+    root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+) -> None:
+    """List the streams: classes, shape, size, licence, and whether they are on disk."""
+    if context.invoked_subcommand is None:
+        from continual_ep.experiments.streams import list_streams
+
+        list_streams(root, Console())
+
+
+@streams_app.command(name="show")
+def show_stream(
+    name: Annotated[str, typer.Argument(help=STREAM)],
+    out: Annotated[Path | None, typer.Option(help="Picture; default <name>.png.")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Samples in a row.")] = 10,
+    scenario: Annotated[
+        str | None, typer.Option(help="class-incremental or domain-incremental.")
+    ] = None,
+    experiences: Annotated[
+        str | None, typer.Option(help="Number of experiences, or classes in each: 4,3,3.")
+    ] = None,
+    order_seed: Annotated[int | None, typer.Option(help="Seed of the class order.")] = None,
+    classes: Annotated[str | None, typer.Option(help=CLASSES)] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of image files in pixels.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder of the data sets.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing.")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)
+    ] = None,
+) -> None:
+    """Write a picture of a stream: a row of samples for each experience, with class names."""
+    given = {
+        "stream.name": _names(name),
+        "stream.scenario": scenario,
+        "stream.experiences": _one_or_many(experiences, "--experiences"),
+        "stream.order_seed": order_seed,
+        "stream.classes": _classes(classes),
+        "stream.images.size": image_size,
+        "stream.root": root,
+        "stream.download": download or None,
+    }
+    values = _values(None, given, None, None, None, assignments or [])
+    from continual_ep.experiments.config import config_from
+    from continual_ep.experiments.streams import picture_of
+
+    picture_of(config_from(values), out, Console(), columns=columns)
 
 
 @app.command()
@@ -210,6 +280,20 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigurationError(f"{option} {text!r}: give whole numbers, with commas") from None
+
+
+def _names(text: str | None) -> str | list[str] | None:
+    """Several streams with commas; a path with one is given by --set."""
+    return text.split(",") if text is not None and "," in text else text
+
+
+def _classes(text: str | None) -> int | list[int | str] | str | None:
+    """A number, a list with commas, or a file."""
+    if text is None or text.isdigit():
+        return None if text is None else int(text)
+    if "," not in text:
+        return text
+    return [int(part) if part.isdigit() else part for part in text.split(",") if part]
 
 
 def _one_or_many(text: str | None, option: str) -> int | list[int] | None:

@@ -130,7 +130,7 @@ def test_every_option_can_be_set(configured: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--stream cifar", ["stream.name", "digits"]),
+        ("--stream cifar", ["'cifar' is unknown", "digits"]),
         ("--stream mnist --root {tmp}/none", ["mnist", "{tmp}/none", "--download"]),
         ("--stream {tmp}/none.npz", ["none.npz"]),
         ("--set stream.experience=2", ["did you mean 'experiences'"]),
@@ -146,6 +146,11 @@ def test_every_option_can_be_set(configured: Any) -> None:
         ("--out {tmp}", ["files that belong to no run", "'file'"]),
         ("{tmp}/none.yaml", ["none.yaml"]),
         ("--bogus", ["--bogus"]),
+        ("--workers many", ["workers", "many"]),
+        ("--stream digits --backbone mobilenet_v9", ["mobilenet_v9"]),
+        ("--stream image-folder:{tmp}/none", ["{tmp}/none", "train/CLASS"]),
+        ("--classes 11", ["classes=11", "1..10"]),
+        ("--image-size 8", ["size=8 is for image files"]),
     ],
 )
 def test_mistakes_are_messages(
@@ -190,6 +195,58 @@ def test_an_interrupted_run_says_how_to_go_on(
     outcome = command("run", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"))
     assert outcome.code == 130
     assert "the same command goes on" in outcome.err
+
+
+def test_streams_are_listed(command: Any, tmp_path: Path) -> None:
+    from continual_ep.streams import SOURCES
+
+    outcome = command("streams", "--root", str(tmp_path))
+    assert outcome.code == 0
+    lines = {line.split()[0]: line for line in outcome.out.splitlines() if line[:1].strip()}
+    assert set(SOURCES) | {"arrays:PATH", "image-folder:PATH"} <= set(lines)
+    assert lines["digits"].split()[1:] == ["10", "8×8", "1,438", "+", "359", "yes"]
+    assert lines["imagenet"].endswith("no") and "1000" in lines["imagenet"]
+    assert "CC BY-SA 4.0" in " ".join(outcome.out.split())
+
+
+def test_a_picture_of_a_stream(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    outcome = command("streams", "show", "digits", "--experiences", "4,3,3", "--columns", "5")
+    assert outcome.code == 0 and "3 experiences, 10 classes, 8×8, 1,438" in outcome.out
+    with Image.open("digits.png") as picture:
+        assert picture.width > 400 and len(picture.convert("L").getcolors()) > 20
+    classes = command("streams", "show", "digits", "--classes", "3,7", "--experiences", "2")
+    assert "2 classes" in classes.out
+    both = command(
+        *"streams show digits,digits --scenario domain-incremental --out two.png".split()
+    )
+    assert both.code == 0 and Path("two.png").is_file()
+    for arguments, word in (
+        ("nowhere", "unknown"),
+        ("digits --out no/folder.png", "cannot write the picture"),
+        ("digits --out picture.docx", "cannot write the picture"),
+    ):
+        wrong = command("streams", "show", *arguments.split())
+        assert wrong.code == 2 and word in wrong.err and "Traceback" not in wrong.err
+
+
+def test_flags_of_streams(configured: Any) -> None:
+    config = configured(
+        *"--stream image-folder:/photos --classes n01,n02 --backbone resnet18".split(),
+        *"--weights resnet.pth --cache there --experiences 2".split(),
+    )
+    assert config.stream.classes == ["n01", "n02"]
+    images = config.stream.images
+    assert (images.backbone, images.weights, images.cache) == ("resnet18", "resnet.pth", "there")
+    config = configured("--stream", "imagenet", "--classes", "100", "--image-size", "64")
+    assert (config.stream.classes, config.stream.images.size) == (100, 64)
+    config = configured(*"--stream mnist,fashion-mnist --scenario domain-incremental".split())
+    assert config.stream.name == ["mnist", "fashion-mnist"]
+    assert configured("--classes", "wanted.txt").stream.classes == "wanted.txt"
 
 
 def test_check_gradients(command: Any) -> None:

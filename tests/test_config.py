@@ -46,7 +46,21 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     [
         ({"straem": {}}, ["unknown key 'straem'", "did you mean 'stream'", "learning"]),
         ({"stream": {"experience": 2}}, ["stream", "did you mean 'experiences'"]),
-        ({"stream": {"name": "cifar"}}, ["stream.name", "digits", ".npz", "'cifar'"]),
+        ({"stream": {"scenario": "blurry"}}, ["stream.scenario", "'domain-incremental'"]),
+        ({"stream": {"overlap": 3.0}}, ["overlap belongs to online"]),
+        ({"stream": {"online": 10}}, ["one pass", "training.epochs is 4"]),
+        ({"stream": {"domains": "permuted"}}, ["domains belongs to scenario domain-incremental"]),
+        ({"stream": {"name": ["digits", "mnist"]}}, ["several names"]),
+        (
+            {"stream": {"scenario": "domain-incremental", "class_order": [1, 0]}},
+            ["class_order belongs to scenario class-incremental"],
+        ),
+        (
+            {"stream": {"scenario": "domain-incremental", "experiences": [1, 2]}},
+            ["a number, not a list"],
+        ),
+        ({"stream": {"images": {"on_corrupt": "shrug"}}}, ["stream.images.on_corrupt", "'skip'"]),
+        ({"stream": {"images": {"sise": 3}}}, ["stream.images", "did you mean 'size'"]),
         ({"stream": {"experiences": 0}}, ["stream.experiences", "greater than or equal to 1"]),
         ({"learning": "hebb"}, ["'hebb'", "equilibrium-propagation", "backprop"]),
         ({"learning": {"rule": "bptt", "beta": 0.1}}, ["learning.0", "'beta'", "free_steps"]),
@@ -77,6 +91,40 @@ def test_impossible_values_are_refused_with_what_is_allowed(
         config_from(values)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"workers": "many"}, "workers: Input should be a valid integer"),
+        ({"stream": {"experiences": "few"}}, "stream.experiences: Input should be a valid integer"),
+    ],
+)
+def test_one_line_for_each_mistake(values: object, line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        config_from(values)
+    lines = str(caught.value).splitlines()[1:]
+    assert len(lines) == 1 and lines[0].strip().startswith(line)
+
+
+def test_streams_have_short_names() -> None:
+    for name, title in (
+        ("arrays:/data/mine.npz", "mine"),
+        ("image-folder:/data/birds/", "birds"),
+        ("here.npz", "here"),
+    ):
+        assert config_from({"stream": {"name": name}}).stream.title == title
+    both = {"name": ["mnist", "fashion-mnist"], "scenario": "domain-incremental"}
+    assert config_from({"stream": both}).stream.title == "mnist+fashion-mnist"
+
+
+def test_where_features_are_kept_changes_no_number() -> None:
+    here, there = (
+        config_from({"stream": {"images": {"size": 8, "cache": cache, "batch_size": size}}})
+        for cache, size in (("a", 1), ("b", 2))
+    )
+    other = config_from({"stream": {"images": {"size": 9}}})
+    assert here.digest() == there.digest() != other.digest()
 
 
 def test_seeds_and_shorthands() -> None:
@@ -168,7 +216,7 @@ def test_every_constant_of_the_sleep_can_be_configured() -> None:
     from continual_ep.plugins import SleepReplay
     from continual_ep.sleep.parameters import SleepParameters
 
-    plugin = {"when", "preset", "dreams", "hold", "exclude"}
+    plugin = {"when", "preset", "dreams", "hold", "exclude", "diary"}
     constants = {field.name for field in dataclasses.fields(SleepParameters)}
     assert set(SleepOptions.model_fields) == plugin | constants
     options = SleepOptions(window="whole", quiet_steps="never", thresholds=[1.0, 2.0], leak=0.5)
@@ -184,11 +232,9 @@ def test_every_constant_of_the_sleep_can_be_configured() -> None:
 def test_names_are_those_of_the_registries() -> None:
     from typing import get_args
 
-    from continual_ep.experiments.options import STREAM_NAMES, NetworkOptions
+    from continual_ep.experiments.options import NetworkOptions
     from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS
-    from continual_ep.streams import SOURCES
 
-    assert set(STREAM_NAMES) <= set(SOURCES)
     literal, none = get_args(NetworkOptions.model_fields["activation"].annotation)
     assert set(get_args(literal)) == set(FEEDFORWARD_ACTIVATIONS) and none is type(None)
 

@@ -8,12 +8,18 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from rich.console import Console
 
-from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPError
+from continual_ep.errors import (
+    CheckpointError,
+    ConfigurationError,
+    ContinualEPError,
+    ContinualEPWarning,
+)
 from continual_ep.experiments import folder as run_folder
 from continual_ep.experiments import workers
 from continual_ep.experiments.build import build_stream
@@ -151,6 +157,129 @@ def test_a_stopped_cell_resumes_bit_for_bit(
     stopped_after(config, tmp_path, kind, count)
     train(config, tmp_path)
     assert_equal(numbers(tmp_path), expected)
+
+
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "online": {"stream": {**TINY["stream"], "online": 8}, "training": {"epochs": 1}},
+    "blurry": {
+        "stream": {"experiences": 3, "per_class": 12, "online": 8, "overlap": 3.0},
+        "training": {"epochs": 1},
+    },
+    "permuted": {"stream": {"scenario": "domain-incremental", "experiences": 3, "per_class": 3}},
+    "sets": {
+        "stream": {
+            "scenario": "domain-incremental",
+            "name": ["digits", "digits", "digits"],
+            "per_class": 3,
+            "task_labels": True,
+        }
+    },
+    "some classes": {"stream": {"classes": [3, 1, 8], "experiences": [[2], [0], [1]]}},
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.filterwarnings("ignore:10 classes do not divide")
+def test_every_scenario_runs_and_resumes(tmp_path: Path, scenario: str) -> None:
+    changes = SCENARIOS[scenario]
+    train(tiny(tmp_path / "whole", **changes), tmp_path / "whole")
+    stopped_after(tiny(tmp_path / "again", **changes), tmp_path / "again", "experience", 2)
+    train(tiny(tmp_path / "again", **changes), tmp_path / "again")
+    expected = numbers(tmp_path / "whole")
+    assert_equal(numbers(tmp_path / "again"), expected)
+    result, *_ = next(iter(expected.values()))
+    assert len(result["record"]["asleep"]) == len(result["nights"]) == 3
+
+
+def test_data_that_changed_in_between_are_noticed(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    arrays = {
+        f"{split}_{kind}": values.numpy()
+        for split in ("train", "test")
+        for kind, values in (
+            ("x", torch.rand(24, 5, generator=generator)),
+            ("y", torch.arange(24) % 6),
+        )
+    }
+    data, out = tmp_path / "data.npz", tmp_path / "out"
+    np.savez(data, **arrays)
+    config = tiny(out, stream={"name": str(data), "experiences": 3})
+    stopped_after(config, out, "experience", 1)
+    checkpoint = cells_of(config)[0].folder(out) / CHECKPOINT
+    before = checkpoint.read_bytes()
+    arrays["train_x"][3, 2] += 0.5
+    np.savez(data, **arrays)
+    with pytest.raises(CheckpointError, match=r"data of stream '.*data\.npz' have changed"):
+        train(config, out)
+    assert checkpoint.read_bytes() == before
+    arrays["train_x"][3, 2] -= 0.5
+    np.savez(data, **arrays)
+    train(config, out)
+
+
+def test_diaries_of_the_nights_are_files(tmp_path: Path) -> None:
+    plain, kept = tmp_path / "plain", tmp_path / "kept"
+    train(tiny(plain), plain)
+    config = tiny(kept, sleep={"steps": 60, "diary": True})
+    train(config, kept)
+    ours, theirs = (cells_of(config)[0].folder(folder) for folder in (kept, plain))
+    assert not (theirs / "nights").exists()
+    nights = json.loads((ours / RESULT).read_text())["nights"]
+    for experience, night in enumerate(nights):
+        diary = json.loads((ours / f"nights/after-experience-{experience}.json").read_text())
+        assert diary.items() >= night.items() and diary["after_experience"] == experience
+        assert {len(spikes) for spikes in diary["spikes_per_step"].values()} == {night["steps"]}
+        for name, layer in night["layers"].items():
+            assert sum(diary["spikes_per_step"][name]) == layer["spikes"]
+            assert sum(diary["spikes_per_unit"][name]) == layer["spikes"]
+    assert config.digest() == tiny(plain).digest()  # it changes no number
+
+
+def test_starts_that_cannot_be_read_are_kept(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    run(config, console=quietly())
+    for damaged in ("{", '{"started": 1}'):
+        (tmp_path / "environment.json").write_text(damaged)
+        with pytest.warns(ContinualEPWarning, match="it is kept as"):
+            run(config, console=quietly())
+        assert len(json.loads((tmp_path / "environment.json").read_text())) == 1
+    kept = sorted(tmp_path.glob("environment.damaged-*.json"))
+    assert [path.read_text() for path in kept] == ["{", '{"started": 1}']
+
+
+def test_an_empty_configuration_belongs_to_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigurationError, match=r"config\.yaml is empty"):
+        run(tiny(tmp_path), console=quietly())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sleep": {"preset": "tadros2022:mnist"}}, "3 thresholds are given for a network of 2"),
+        ({"sleep": {"thresholds": [1.0]}}, "1 thresholds"),
+        ({"sleep": {"window": 9}}, "9 pixels is wider than the image of 8"),
+        ({"sleep": {"exclude": ["head"]}}, "head"),
+        ({"training": {"batch_size": 1}}, "mixed batch of 1"),
+    ],
+)
+def test_what_a_later_night_or_batch_could_not_do_is_refused_first(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        run(tiny(tmp_path / "new", **changes), console=quietly())
+    assert not (tmp_path / "new").exists()
+
+
+def test_features_sleep_without_a_window(tmp_path: Path) -> None:
+    x, y = torch.rand(24, 64).numpy(), (torch.arange(24) % 6).numpy()
+    np.savez(tmp_path / "a.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    stream = {"name": str(tmp_path / "a.npz"), "experiences": 3}
+    with pytest.raises(ConfigurationError, match="needs square images"):
+        run(tiny(tmp_path / "b", stream=stream, sleep={"window": 3}), console=quietly())
+    run(tiny(tmp_path / "c", stream=stream), console=quietly())  # 64 is a square, but no image
 
 
 def test_complete_cells_are_not_trained_again(tmp_path: Path) -> None:

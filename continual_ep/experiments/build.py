@@ -17,9 +17,15 @@ from continual_ep.experiments.randomness import named_seed
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import MLP, MRNN
-from continual_ep.plugins import AwakeRehearsal, SleepReplay
+from continual_ep.plugins import AwakeRehearsal, BatchFeed, SleepReplay
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
-from continual_ep.streams import ClassIncrementalBenchmark, class_incremental
+from continual_ep.streams import (
+    ContinualBenchmark,
+    Images,
+    class_incremental,
+    domain_incremental,
+    online,
+)
 
 
 class Built(NamedTuple):
@@ -44,15 +50,27 @@ def check_device(device: str) -> None:
         )
 
 
-def build_stream(config: RunConfig) -> ClassIncrementalBenchmark:
+def build_stream(config: RunConfig) -> ContinualBenchmark:
     """The benchmark of a run; the same for all of its cells."""
     options = config.stream.model_dump()
-    name, experiences, seed = (options.pop(key) for key in ("name", "experiences", "order_seed"))
-    return class_incremental(name, experiences, seed=seed, **options)
+    small, overlap, scenario = (options.pop(k) for k in ("online", "overlap", "scenario"))
+    name, experiences, seed = (options.pop(k) for k in ("name", "experiences", "order_seed"))
+    domains, angles = options.pop("domains"), options.pop("angles")
+    options["images"] = Images(**options["images"])
+    if scenario == "class-incremental":
+        benchmark = class_incremental(name, experiences, seed=seed, **options)
+    else:
+        options.pop("class_order")
+        domains = domains or ("sets" if isinstance(name, list) else "permuted")
+        count = None if domains == "sets" or angles else experiences
+        benchmark = domain_incremental(
+            name, count, domains=domains, angles=angles, seed=seed, **options
+        )
+    return benchmark if small is None else online(benchmark, small, overlap=overlap, seed=seed or 0)
 
 
 def build_cell(
-    config: RunConfig, cell: Cell, benchmark: ClassIncrementalBenchmark, log: Path | None = None
+    config: RunConfig, cell: Cell, benchmark: ContinualBenchmark, log: Path | None = None
 ) -> Built:
     """The strategy of a cell, before its first experience.
 
@@ -63,9 +81,7 @@ def build_cell(
     return Built(build_strategy(config, cell, benchmark, list(plugins.values()), log), plugins)
 
 
-def build_plugins(
-    config: RunConfig, cell: Cell, benchmark: ClassIncrementalBenchmark
-) -> dict[str, Any]:
+def build_plugins(config: RunConfig, cell: Cell, benchmark: ContinualBenchmark) -> dict[str, Any]:
     """Accuracy matrix, exemplars and sleep, as the arm asks."""
     plugins: dict[str, Any] = {"accuracy": AccuracyMatrix(benchmark.streams[config.evaluate])}
     if cell.rehearses and config.rehearsal is not None:
@@ -78,6 +94,7 @@ def build_plugins(
             dreams=options.dreams,
             hold=options.hold,
             exclude=options.exclude,
+            diary=options.diary,
             seed=cell.seed,
             **options.constants(),
         )
@@ -115,7 +132,7 @@ def build_network(
 def build_strategy(
     config: RunConfig,
     cell: Cell,
-    benchmark: ClassIncrementalBenchmark,
+    benchmark: ContinualBenchmark,
     plugins: Sequence[Any],
     log: Path | None,
 ) -> SupervisedTemplate:
@@ -141,7 +158,7 @@ def build_strategy(
         train_epochs=training.epochs,
         eval_mb_size=1000,
         device=config.device,
-        plugins=list(plugins),
+        plugins=[*plugins, BatchFeed()],
         evaluator=build_evaluator(log),
     )
 

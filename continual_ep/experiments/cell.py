@@ -26,9 +26,14 @@ from continual_ep.experiments.files import write_csv, write_json
 from continual_ep.experiments.randomness import borrowed_randomness, seed_everything
 from continual_ep.experiments.warned import warnings_to
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.streams import ClassIncrementalBenchmark
+from continual_ep.sleep import SleepDiary
+from continual_ep.streams import ContinualBenchmark
+from continual_ep.streams.experiences import part_of
 
 FORMAT = 1
+
+#: Folder of the dream diaries.
+NIGHTS = "nights"
 
 
 @contextmanager
@@ -51,7 +56,8 @@ class EpochListener(SupervisedPlugin):
         self.tell = tell
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
-        self.tell("epoch")
+        if part_of(strategy.experience).is_last:
+            self.tell("epoch")
 
 
 class CellRun:
@@ -65,7 +71,7 @@ class CellRun:
         self,
         config: RunConfig,
         cell: Cell,
-        benchmark: ClassIncrementalBenchmark,
+        benchmark: ContinualBenchmark,
         folder: Path,
         listener: Listener,
     ) -> None:
@@ -96,10 +102,11 @@ class CellRun:
         built = build_cell(self.config, self.cell, self.benchmark, log)
         built.strategy.plugins.insert(0, EpochListener(self._tell))
         done = self._restore(built)
-        self._tell("started", done=done)
+        stream = self.benchmark.train_stream
+        self._tell("started", done=part_of(stream[done - 1]).experience + 1 if done else 0)
         # Not a slice: its experiences would take it for the whole stream.
-        for number in range(done, len(self.benchmark.train_stream)):
-            self._learn(built, self.benchmark.train_stream[number])
+        for number in range(done, len(stream)):
+            self._learn(built, stream[number])
         self._write_result(built)
 
     def _restore(self, built: Built) -> int:
@@ -107,6 +114,12 @@ class CellRun:
         state = load_checkpoint(path)
         if state is None:
             return 0
+        if state.get("data") != self.benchmark.fingerprint():
+            raise CheckpointError(
+                f"the data of stream {self.benchmark.name!r} have changed since the checkpoint {path} was "
+                "written. It was left as it is. Bring the old data back, or, to train this part anew, "
+                "move it away and give the same command again"
+            )
         if json.loads(state["settings"]) != self._settings():
             raise CheckpointError(
                 f"the checkpoint {path} belongs to other settings. It was left as it is. To train "
@@ -129,28 +142,39 @@ class CellRun:
             strategy.optimizer.state.clear()
         before = None if sleep is None else sleep.last_night
         strategy.train(experience, eval_streams=[])
+        part = part_of(experience)
         if sleep is not None and sleep.last_night is not before:
-            self.nights.append(
-                {"after_experience": experience.current_experience, **sleep.last_night.summary()}
-            )
+            self._note_night(sleep, part.experience)
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        number = experience.current_experience + 1
-        self._save(built, number)
+        if not part.is_last:  # of an online stream: too small for a checkpoint of its own
+            return
+        self._save(built, experience.current_experience + 1)
         record = _accuracy(built).record
         self._tell(
             "experience",
-            number=number,
+            number=part.experience + 1,
             awake=float(record.pooled_awake[-1]),
             asleep=float(record.pooled_asleep[-1]),
             slept=record.slept[-1],
             seconds=seconds,
         )
 
+    def _note_night(self, sleep: Any, experience: int) -> None:
+        night: SleepDiary = sleep.last_night
+        self.nights.append({"after_experience": experience, **night.summary()})
+        if not sleep.keep_diaries:
+            return
+        sleep.diaries.clear()  # written below, so need not fill the memory
+        (self.folder / NIGHTS).mkdir(exist_ok=True)
+        path = self.folder / NIGHTS / f"after-experience-{experience}.json"
+        write_json(path, {"after_experience": experience, **night.to_dict()})
+
     def _save(self, built: Built, done: int) -> None:
         state = strategy_state(built.strategy, built.plugins, done)
         # As JSON text: plain values of any depth, whatever torch's loader permits.
         state["settings"] = json.dumps(self._settings())
+        state["data"] = self.benchmark.fingerprint()
         state["nights"] = json.dumps(self.nights)
         state["seconds"] = self.seconds
         save_checkpoint(self.folder / CHECKPOINT, state)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from continual_ep.experiments.config import RunConfig, flattened, label_of
+from continual_ep.experiments.config import WITHOUT_EFFECT, RunConfig, flattened, label_of
 from continual_ep.experiments.options import LearningOptions
 
 RESULT = "result.json"
@@ -56,10 +56,8 @@ class Cell(NamedTuple):
             kept["sleep"] = values["sleep"]
         if self.rehearses:
             kept["rehearsal"] = values["rehearsal"]
-        for place in ("root", "download"):
-            del kept["stream"][place]
         del kept["learning"]["label"]
-        return flattened(kept)
+        return {k: value for k, value in flattened(kept).items() if k not in WITHOUT_EFFECT}
 
 
 def cells_of(config: RunConfig) -> list[Cell]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,18 @@ Arm = Literal["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
 ARMS: tuple[Arm, ...] = ("sequential", "sleep", "rehearsal", "rehearsal+sleep")
 
 #: Keys that change where and how fast a run works, not one of its numbers.
-WITHOUT_EFFECT = ("out", "workers", "tensorboard", "stream.root", "stream.download")
+WITHOUT_EFFECT = (
+    "out",
+    "workers",
+    "tensorboard",
+    "sleep.diary",
+    "stream.root",
+    "stream.download",
+    "stream.images.cache",
+    "stream.images.device",
+    "stream.images.batch_size",
+    "stream.images.workers",
+)
 
 
 class RunConfig(Options):
@@ -104,6 +116,10 @@ class RunConfig(Options):
         labels = [label_of(learning) for learning in self.learning]
         if len(set(labels)) < len(labels):
             raise ValueError("learning: two entries have the same name; give each its own label")
+        if self.stream.online is not None and self.training.epochs != 1:
+            raise ValueError(
+                f"stream.online is one pass, but training.epochs is {self.training.epochs}: set it to 1"
+            )
         if self.evaluate == "validation" and not self.stream.validation:
             raise ValueError("evaluate is validation, but stream.validation is 0: hold out a part")
         for learning in self.learning:
@@ -134,7 +150,7 @@ class RunConfig(Options):
         """Where the run is kept: the same options, the same folder."""
         if self.out is not None:
             return Path(self.out)
-        return Path("runs") / f"{Path(self.stream.name).stem}-{self.digest()}"
+        return Path("runs") / f"{self.stream.title}-{self.digest()}"
 
 
 def label_of(learning: LearningOptions) -> str:
@@ -223,19 +239,30 @@ def config_from(values: Any, source: str = "the configuration") -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_problem(detail)}" for detail in error.errors())
+        # Of a union, pydantic tells each branch's objection; one line is enough.
+        problems = "\n".join(f"  {text}" for text in _problems(error.errors()))
         raise ConfigurationError(f"{source} cannot work:\n{problems}") from None
 
 
-def _problem(detail: Any) -> str:
-    # Of unions, pydantic also names the branch it tried, such as "list[constrained-int]".
-    branches = {*RULES, "int", "float", "str", "bool"}
-    parts = [str(part) for part in detail["loc"] if part not in branches]
-    place = ".".join(part for part in parts if re.fullmatch(r"\w+", part))
-    message = detail["msg"].removeprefix("Value error, ")
-    given = detail["input"]
-    shown = "" if isinstance(given, dict | Options) else f" (given: {given!r})"
-    return f"{place}: {message}{shown}" if place else message
+def _problems(details: Sequence[Any]) -> list[str]:
+    """One line for each key that is wrong."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for detail in details:
+        # Of unions, pydantic also names the branch it tried, such as "list[constrained-int]".
+        branches = {*RULES, "int", "float", "str", "bool"}
+        parts = [str(part) for part in detail["loc"] if part not in branches]
+        place = ".".join(part for part in parts if re.fullmatch(r"\w+", part))
+        given = detail["input"]
+        shown = "" if isinstance(given, dict | Options) else f" (given: {given!r})"
+        message = detail["msg"].removeprefix("Value error, ")
+        messages = found.setdefault((place, shown), [])
+        shorter = message.removeprefix("Input should be ") if messages else message
+        if shorter not in messages:
+            messages.append(shorter)
+    return [
+        f"{place}: {', or '.join(messages)}{shown}" if place else ", or ".join(messages)
+        for (place, shown), messages in found.items()
+    ]
 
 
 def read_yaml(path: Path) -> Any:

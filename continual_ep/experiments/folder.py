@@ -7,10 +7,11 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from continual_ep.errors import ConfigurationError
+from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.experiments.config import RunConfig, config_from, read_yaml
 from continual_ep.experiments.files import write_json, write_text
 
@@ -69,7 +70,13 @@ def check_folder(config: RunConfig) -> None:
 
 
 def _check_same(config: RunConfig, folder: Path) -> None:
-    there = config_from(read_yaml(folder / CONFIG), str(folder / CONFIG)).identity()
+    values = read_yaml(folder / CONFIG)
+    if not values:  # a run's own has every key; nothing would stand for the demo
+        raise ConfigurationError(
+            f"{folder / CONFIG} is empty, so the folder belongs to no run; nothing was changed. Choose "
+            "another --out, or an empty folder"
+        )
+    there = config_from(values, str(folder / CONFIG)).identity()
     here = config.identity()
     keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
     if keys:
@@ -112,10 +119,25 @@ def _locked(lock: Any) -> bool:
 
 
 def note_environment(folder: Path, started: dict[str, Any]) -> None:
-    """Adds this start to the list of starts in ``environment.json``."""
+    """Adds this start to the list of starts in ``environment.json``.
+
+    One that cannot be read is put aside under another name, with a warning.
+    """
     path = folder / ENVIRONMENT
-    try:
-        starts = json.loads(path.read_text()) if path.exists() else []
-    except ValueError:
+    starts: Any = []
+    if path.exists():
+        try:
+            starts = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            starts = None
+    if not isinstance(starts, list):
+        aside = _free_name(path)
+        path.rename(aside)
+        warn_user(f"{path} is no list of starts; it is kept as {aside.name}, and a new one begun")
         starts = []
     write_json(path, [*starts, started])
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}.damaged-{n}{path.suffix}") for n in count(1))
+    return next(name for name in names if not name.exists())

@@ -5,7 +5,7 @@ Nothing here imports torch: the command line checks a configuration before it st
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from continual_ep.experiments.keys import refuse_unknown_keys
 
@@ -14,8 +14,6 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
-
-STREAM_NAMES = ("digits", "mnist", "fashion-mnist", "kmnist")
 
 
 class Options(BaseModel):
@@ -31,14 +29,57 @@ class Options(BaseModel):
         return values
 
 
+class ImageOptions(Options):
+    """How images become inputs."""
+
+    size: Count | None = Field(
+        default=None, description="side in pixels of image files, where there is no backbone"
+    )
+    backbone: str | None = Field(
+        default=None,
+        description="frozen network whose features are the inputs: mobilenet_v2, resnet50, ..., "
+        "or module:function",
+    )
+    weights: str | None = Field(
+        default=None, description="file of its state dict; null: the published one, if on disk"
+    )
+    preprocessing: dict[str, Any] | None = Field(
+        default=None,
+        description="changes to its preprocessing: resize, crop, interpolation, mean, std, turn",
+    )
+    cache: str = Field(default="cache", description="folder where features are kept")
+    device: str | None = Field(
+        default=None, description="where the backbone computes; null: a GPU if there is one"
+    )
+    batch_size: Count = Field(default=64, description="images of a pass of the backbone")
+    amp: bool = Field(default=False, description="half precision in the backbone where it is safe")
+    workers: Count = Field(default=2, description="threads that decode images")
+    on_corrupt: Literal["raise", "skip"] = Field(
+        default="raise", description="images that cannot be decoded: stop, or leave out and list"
+    )
+
+
 class StreamOptions(Options):
     """What is learned, and when."""
 
-    name: str = Field(
-        default="digits", description="digits, mnist, fashion-mnist, kmnist or a path to .npz"
+    name: str | list[str] = Field(
+        default="digits",
+        description="see continual-ep streams; arrays:FILE.npz, image-folder:FOLDER; several for "
+        "domains: sets",
     )
-    experiences: Count | list[Count] = Field(
-        default=5, description="how many, or a list with the number of classes in each"
+    scenario: Literal["class-incremental", "domain-incremental"] = Field(
+        default="class-incremental", description="new classes, or new looks of the same classes"
+    )
+    domains: Literal["sets", "permuted", "rotated"] | None = Field(
+        default=None,
+        description="of domain-incremental; null: sets for several names, else permuted",
+    )
+    angles: list[float] | None = Field(
+        default=None, description="degrees of domains: rotated; null: drawn"
+    )
+    experiences: Count | list[Count] | list[list[int]] | None = Field(
+        default=5,
+        description="how many, or a list with the number of classes, or the classes, in each",
     )
     order_seed: Annotated[int, Field(ge=0)] | None = Field(
         default=0, description="seed of the class order, not of the run; null: the natural order"
@@ -46,10 +87,25 @@ class StreamOptions(Options):
     class_order: list[int] | None = Field(
         default=None, description="explicit class order, first to last"
     )
+    classes: Count | list[int | str] | str | None = Field(
+        default=None, description="keep so many classes, these, or those named in a file; null: all"
+    )
+    task_labels: bool = Field(
+        default=False, description="label each experience as a task of its own"
+    )
+    online: Count | None = Field(
+        default=None, description="cut experiences into small ones of so many samples, seen once"
+    )
+    overlap: Annotated[float, Field(gt=1)] | None = Field(
+        default=None,
+        description="online: blurry boundaries, the larger the sharper; null: sharp ones",
+    )
     root: str | None = Field(
         default=None, description="folder of the data sets; null: the default folder"
     )
-    download: bool = Field(default=False, description="fetch a missing torchvision data set")
+    download: bool = Field(
+        default=False, description="fetch a missing data set, or a backbone's weights"
+    )
     validation: Fraction = Field(default=0.0, description="part of the training data held out")
     per_class: Count | None = Field(
         default=None, description="keep so many training samples per class"
@@ -58,13 +114,36 @@ class StreamOptions(Options):
     scale: Literal["auto", "max", "none"] = Field(
         default="auto", description="how inputs are scaled"
     )
+    standardize: bool = Field(
+        default=False,
+        description="subtract the training mean, divide by the deviation, per channel",
+    )
+    images: ImageOptions = ImageOptions()
 
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        if name not in STREAM_NAMES and not name.endswith(".npz"):
-            raise ValueError(f"allowed: {', '.join(STREAM_NAMES)} or a path to an .npz file")
-        return name
+    @model_validator(mode="after")
+    def _fits_scenario(self) -> "StreamOptions":
+        if self.overlap is not None and self.online is None:
+            raise ValueError("overlap belongs to online streams: set online to a number of samples")
+        if self.scenario == "class-incremental":
+            for name in ("domains", "angles"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to scenario domain-incremental")
+            if isinstance(self.name, list):
+                raise ValueError("several names belong to scenario domain-incremental")
+        else:
+            for name in ("class_order",):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to scenario class-incremental")
+            if isinstance(self.experiences, list):
+                raise ValueError("domain-incremental experiences are a number, not a list")
+        return self
+
+    @property
+    def title(self) -> str:
+        """A short name for folders and headings."""
+        names = [self.name] if isinstance(self.name, str) else self.name
+        short = (name.rpartition(":")[2].rstrip("/").rpartition("/")[2] for name in names)
+        return "+".join(name.removesuffix(".npz") for name in short)
 
 
 class NetworkOptions(Options):
@@ -257,6 +336,7 @@ class SleepOptions(Options):
     )
     hold: Count = Field(default=1, description="steps for which class-means dreams of one class")
     exclude: list[str] = Field(default=[], description="names of weights that stay as they are")
+    diary: bool = Field(default=False, description="write what happened in each night into a file")
     steps: Count | None = Field(default=None, description="length of the first night")
     growth: NotNegative | None = Field(default=None, description="of each later night")
     increase: NotNegative | None = Field(default=None, description="step up of a synapse")
@@ -291,7 +371,14 @@ class SleepOptions(Options):
         """The constants that replace the preset's, by the names the sleep gives them."""
         # The words stand for None, which already means "the preset's" here.
         words = {"window": "whole", "thresholds": "calibrated", "quiet_steps": "never"}
-        own = set(type(self).model_fields) - {"when", "preset", "dreams", "hold", "exclude"}
+        own = set(type(self).model_fields) - {
+            "when",
+            "preset",
+            "dreams",
+            "hold",
+            "exclude",
+            "diary",
+        }
         given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
         constants = {n: None if v == words.get(n) else v for n, v in given.items()}
         return {n: tuple(v) if isinstance(v, list) else v for n, v in constants.items()}

@@ -35,7 +35,10 @@ def all_options() -> Iterator[Option]:
 
 def _group(model: type[Options], prefix: str) -> Iterator[Option]:
     for name, field in model.model_fields.items():
-        yield _option(prefix + name, field)
+        if isinstance(field.default, Options):
+            yield from _group(type(field.default), f"{prefix}{name}.")
+        else:
+            yield _option(prefix + name, field)
 
 
 def _rules() -> Iterator[Option]:
@@ -67,6 +70,8 @@ def _values(annotation: Any) -> str:
         return _values(arguments[0])
     if origin is list:
         return f"list of {_values(arguments[0])}"
+    if origin is dict:
+        return "keys and values"
     if arguments and re.search(r"Literal", str(origin)):
         return _either(arguments)
     if origin is Union or arguments:

@@ -16,7 +16,7 @@ from continual_ep.experiments.folder import check_folder, note_environment, open
 from continual_ep.experiments.randomness import borrowed_randomness
 from continual_ep.experiments.warned import warnings_to
 from continual_ep.experiments.workers import RunningCells, run_here, run_in_processes
-from continual_ep.streams import ClassIncrementalBenchmark
+from continual_ep.streams import ContinualBenchmark
 
 
 def run(config: RunConfig, *, console: Console | None = None, fork: bool = False) -> Comparison:
@@ -52,17 +52,21 @@ def run(config: RunConfig, *, console: Console | None = None, fork: bool = False
         return comparison
 
 
-def _check_cells(config: RunConfig, benchmark: ClassIncrementalBenchmark) -> None:
+def _check_cells(config: RunConfig, benchmark: ContinualBenchmark) -> None:
     """Builds each kind of cell once: what cannot work is refused before there is a folder."""
+    example = benchmark.train_stream[0].dataset[0][0].unsqueeze(0)
     with borrowed_randomness(), warnings_to(lambda text: None):
         for cell in cells_of(config):
             if cell.seed == config.seeds[0]:
-                build_cell(config, cell, benchmark)
+                built = build_cell(config, cell, benchmark)
+                for plugin in built.plugins.values():
+                    if hasattr(plugin, "check"):
+                        plugin.check(built.strategy, benchmark.train_stream[0], example)
 
 
 def _train(
     config: RunConfig,
-    benchmark: ClassIncrementalBenchmark,
+    benchmark: ContinualBenchmark,
     folder: Path,
     console: Console,
     fork: bool,
@@ -76,12 +80,13 @@ def _train(
     display = Display(
         console,
         cells,
-        experiences=len(benchmark.train_stream),
+        experiences=len(benchmark.test_stream),
         epochs=config.training.epochs,
     )
     workers = worker_count(config, len(waiting))
-    # Threads and CUDA do not survive a fork.
+    # Threads and CUDA do not survive a fork; a backbone uses both.
     fork = fork and config.threads == 1 and config.device == "cpu"
+    fork = fork and config.stream.images.backbone is None
     with display.watching(len(waiting)) as listener:
         if workers == 1:
             run_here(RunningCells(config, folder, benchmark), waiting, listener)

@@ -79,6 +79,11 @@ class AwakeRehearsal(SupervisedPlugin):
         exemplars = min(max(round(size * self.share), 1), size - 1)
         return size - exemplars, exemplars
 
+    def check(self, strategy: Any, experience: Any, example: Any) -> None:
+        """:raises ConfigurationError: for batches that cannot be mixed; nothing is trained."""
+        if self.share != "proportional":
+            self.batch_of(strategy)
+
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         refuse_empty(strategy)
 

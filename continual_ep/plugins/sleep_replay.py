@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from continual_ep.errors import CheckpointError, ConfigurationError
 from continual_ep.sleep.activity import ActivityMaxima
+from continual_ep.sleep.calibration import published_thresholds
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.dreams import ClassDream, Dream, MeanDream, OwnDream, masked, square_image
 from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
@@ -120,6 +121,24 @@ class SleepReplay(SupervisedPlugin):
         self._inner: dict[str, RunningMean] = {}
         self._hooks: list[Any] = []
         self._warned: set[str] = set()
+
+    def check(self, strategy: Any, experience: Any, example: Tensor) -> None:
+        """What would go wrong in a night, before anything is trained.
+
+        :param experience: of the stream; :param example: a batch of its inputs.
+        :raises ConfigurationError: layers that cannot sleep or are unknown, thresholds of another
+            number, a window that the inputs have no room for.
+        """
+        twin = SleepReplay(preset=self.parameters, dreams="mean", exclude=self.exclude)
+        chains = twin._find_chains(strategy, example.to(strategy.device))
+        twin._remove_hooks()
+        plastic_layers(chains, self.exclude)
+        if self.parameters.thresholds is not None:
+            published_thresholds(chains, self.parameters)
+        if not callable(self.dreams):
+            twin.statistics.add(example)
+            shape, features = twin._shape_of_inputs(experience)
+            masked(MeanDream(example[0].flatten()), shape, self.parameters, features=features)
 
     # -- awake: gather statistics --------------------------------------------------------------------
 
@@ -243,17 +262,17 @@ class SleepReplay(SupervisedPlugin):
             dream = MeanDream(self.statistics.experience.mean)
         else:
             dream = MeanDream(self.statistics.overall.mean)
-        shape, features = self._shape_of_inputs(strategy)
+        shape, features = self._shape_of_inputs(strategy.experience)
         return masked(dream, shape, self.parameters, features=features)
 
-    def _shape_of_inputs(self, strategy: Any) -> tuple[tuple[int, ...], bool]:
+    def _shape_of_inputs(self, experience: Any) -> tuple[tuple[int, ...], bool]:
         """Shape of one input before it was flattened, and whether it is no image.
 
         The streams of this package know; flat inputs of others are images if their number allows it.
         """
         shape = self.statistics.shape
         assert shape is not None
-        benchmark = benchmark_of(strategy.experience)
+        benchmark = benchmark_of(experience)
         if len(shape) == 1 and hasattr(benchmark, "image_shape"):
             known = benchmark.image_shape
             if known is None:

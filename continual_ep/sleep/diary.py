@@ -55,6 +55,20 @@ class SleepDiary:
         last = int(fired[-1]) if len(fired) else -1
         return last + 1 if self.steps - last > self.quiet_steps else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The whole diary as plain numbers for JSON: the summary, and the spikes step by step.
+
+        ``spikes_per_step`` has a list for the input and each layer, ``spikes_per_unit`` one for each layer.
+        """
+        names = ("input", *self.layers)
+        columns = self.counts.T.tolist()
+        units = (counts.tolist() for counts in self.unit_counts)
+        return {
+            **self.summary(),
+            "spikes_per_step": dict(zip(names, columns, strict=True)),
+            "spikes_per_unit": dict(zip(self.layers, units, strict=True)),
+        }
+
     def summary(self) -> dict[str, Any]:
         """The diary without its series, as plain numbers for JSON."""
         return {

@@ -1,5 +1,6 @@
 """Arrays of a classification set, checked once."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ SCALES = ("auto", "max", "none")
 
 #: Samples looked at together.
 ROWS = 10_000
+
+#: Of larger arrays a fingerprint takes rows spread evenly, about so many bytes.
+HASHED_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,17 @@ class Arrays:
             class_names=tuple(self.class_names[label] for label in classes),
             label_values=tuple(self.label_values[label] for label in classes),
         )
+
+    def fingerprint(self) -> str:
+        """A hash of labels and samples; of sets above 256 MB, of rows spread evenly over them."""
+        found = hashlib.sha256()
+        for x, y in ((self.train_x, self.train_y), (self.test_x, self.test_y)):
+            step = 1 + x.nbytes // HASHED_BYTES
+            found.update(f"{x.shape} {x.dtype}".encode())
+            found.update(y.tobytes())
+            for start in range(0, len(x), ROWS * step):
+                found.update(x[start : start + ROWS * step : step].tobytes())
+        return found.hexdigest()
 
     def divisor(self, scale: str) -> float:
         """The number by which the inputs are divided.

@@ -1,6 +1,7 @@
 """Class-incremental Avalanche benchmarks: each class appears in one experience only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -42,6 +43,7 @@ class ContinualBenchmark(Protocol):
     :param image_shape: ``(height, width)`` or ``(channels, height, width)`` before flattening,
         None for feature vectors.
     :param divisor: the number by which the source's values were divided.
+    :param fingerprint: a function that hashes the data, see :meth:`Arrays.fingerprint`.
     """
 
     name: str
@@ -53,15 +55,12 @@ class ContinualBenchmark(Protocol):
     input_shape: tuple[int, ...]
     image_shape: tuple[int, ...] | None
     divisor: float
+    fingerprint: Callable[[], str]
     n_classes: int
     n_experiences: int
     train_stream: Any
     test_stream: Any
     streams: dict[str, Any]
-
-
-#: The old name, until all rooms use the new one.
-ClassIncrementalBenchmark = ContinualBenchmark
 
 
 class Loaded(NamedTuple):
@@ -181,6 +180,7 @@ DESCRIPTION = (
     "input_shape",
     "image_shape",
     "divisor",
+    "fingerprint",
 )
 
 
@@ -231,6 +231,7 @@ def describe(
     benchmark.input_shape = tuple(sample.shape[1:])
     benchmark.image_shape = preparation.image_shape
     benchmark.divisor = preparation.divisor
+    benchmark.fingerprint = cache(arrays.fingerprint)
     found: ContinualBenchmark = benchmark
     return found
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def domain_incremental(
     described = describe(
         benchmark, "+".join(map(str, names)), sets[0], everything, (everything,) * len(sets)
     )
+    described.fingerprint = cache(lambda: "+".join(s.arrays.fingerprint() for s in sets))
     described.class_names_of = tuple(loaded.arrays.class_names for loaded in sets)
     described.class_names = tuple(
         " / ".join(dict.fromkeys(meanings))

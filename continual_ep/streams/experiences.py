@@ -17,16 +17,13 @@ class Part(NamedTuple):
 
 
 def part_of(experience: Any) -> Part:
-    """For online streams, ours or Avalanche's, the experience that a small one was cut from.
-
-    Small experiences without one (blurry boundaries) count as experiences of their own.
-    """
+    """For online streams, ours or Avalanche's, the experience that a small one was cut from."""
     number = int(experience.current_experience)
     if hasattr(experience, "is_last_subexp"):  # Avalanche's online scenarios
         origin = int(experience.origin_experience.current_experience)
         return Part(origin, bool(experience.is_first_subexp), bool(experience.is_last_subexp))
     origins = getattr(getattr(experience, "benchmark", None), "origin_experience", None)
-    if origins is None or origins[number] is None:
+    if origins is None:
         return Part(number, True, True)
     origin = origins[number]
     is_first = number == 0 or origins[number - 1] != origin

@@ -22,7 +22,8 @@ def online(
     """The training stream of a benchmark in small experiences, each seen once.
 
     The test and validation streams stay as they are. ``benchmark.origin_experience`` holds, for each
-    small experience, the number of the one it was cut from; None where boundaries are blurry.
+    small experience, the number of the one it was cut from; where boundaries are blurry, of the one whose
+    time it falls in. Sleep and accuracies go by these (:mod:`continual_ep.streams.experiences`).
 
     :param benchmark: of :func:`~continual_ep.streams.class_incremental` or
         :func:`~continual_ep.streams.domain_incremental`; left as it is.
@@ -45,6 +46,7 @@ def online(
         torch.default_generator.manual_seed(seed)
         parts = _parts(benchmark, experience_size, seed, overlap)
     origins = tuple(origin for origin, _ in parts)
+    names = benchmark.class_names_of
     validation = benchmark.streams.get("validation")
     small: Any = from_parts(
         [data for _, data in parts],
@@ -54,9 +56,8 @@ def online(
     for name in DESCRIPTION:
         setattr(small, name, getattr(benchmark, name))
     small.n_classes = benchmark.n_classes
-    names = benchmark.class_names_of
     small.class_names_of = tuple(
-        benchmark.class_names if origin is None else names[origin] for origin in origins
+        names[origin] if overlap is None else benchmark.class_names for origin in origins
     )
     small.origin_experience = origins
     found: ContinualBenchmark = small
@@ -65,7 +66,7 @@ def online(
 
 def _parts(
     benchmark: ContinualBenchmark, size: int, seed: int, overlap: float | None
-) -> list[tuple[int | None, Any]]:
+) -> list[tuple[int, Any]]:
     stream = benchmark.train_stream
     if overlap is None:
         return [
@@ -76,4 +77,4 @@ def _parts(
     samples = sum(len(experience.dataset) for experience in stream)
     steps = max(1, samples // (size * len(stream)))
     mixed = split_continuous_linear_decay_stream(stream, size, steps, overlap, shuffle=True)
-    return [(None, part.dataset) for part in mixed]
+    return [(number // steps, part.dataset) for number, part in enumerate(mixed)]

@@ -1,0 +1,65 @@
+"""What ``continual-ep streams`` shows."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.experiments.build import build_stream
+from continual_ep.experiments.config import RunConfig
+from continual_ep.streams import SOURCES, draw_stream
+from continual_ep.streams.sources import PLACES
+
+
+def list_streams(root: Path, console: Console) -> None:
+    """A table of all registered streams.
+
+    :param root: where they are looked for.
+    """
+    line = "{:16} {:>7} {:>8}  {:19} {}"
+    console.print(
+        line.format("stream", "classes", "shape", "train + test", "on disk"), style="bold"
+    )
+    for found in SOURCES.values():
+        shape = "" if found.shape is None else "×".join(map(str, found.shape))
+        samples = "" if found.samples is None else " + ".join(f"{n:,}" for n in found.samples)
+        there = "yes" if found.is_on_disk(root) else "no"
+        row = line.format(found.name, found.classes or "", shape, samples, there)
+        console.print(row, highlight=False, soft_wrap=True)
+        licence = found.licence or "not stated"
+        _print_below(console, f"{found.title} Licence: {licence}.")
+    for kind, what in PLACES.items():
+        console.print(f"{kind}:PATH", highlight=False)
+        _print_below(console, what)
+    console.print(f"looked for in {root.absolute()} (--root)", highlight=False, soft_wrap=True)
+
+
+def _print_below(console: Console, text: str) -> None:
+    console.print(Padding(text, (0, 0, 0, 4)), style="dim", highlight=False)
+
+
+def picture_of(config: RunConfig, out: Path | None, console: Console, *, columns: int = 10) -> Path:
+    """Write the picture of a configuration's stream and say where.
+
+    :param out: the file; ``<stream>.png`` here if None.
+    :raises ConfigurationError: a stream that cannot be built, or a file that cannot be written.
+    """
+    path = Path(f"{config.stream.title}.png") if out is None else out
+    benchmark = build_stream(config)
+    try:
+        draw_stream(benchmark, path, columns=columns)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"cannot write the picture {path}: {error}") from None
+    shape = "×".join(map(str, benchmark.image_shape or benchmark.input_shape))
+    counts = [len(experience.dataset) for experience in benchmark.train_stream]
+    console.print(
+        f"{benchmark.name}: {len(counts)} experiences, {benchmark.n_classes} classes, {shape}, "
+        f"{sum(counts):,} training samples",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"picture: {path}", highlight=False, soft_wrap=True)
+    return path
