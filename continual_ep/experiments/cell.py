@@ -11,6 +11,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # with scikit-learn
 
+from continual_ep.atomic_files import write_csv, write_json
 from continual_ep.errors import CheckpointError
 from continual_ep.experiments.build import Built, build_cell
 from continual_ep.experiments.cells import CHECKPOINT, RESULT, Cell
@@ -22,7 +23,6 @@ from continual_ep.experiments.checkpoint import (
 )
 from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.events import Event, Kind, Listener
-from continual_ep.experiments.files import write_csv, write_json
 from continual_ep.experiments.randomness import borrowed_randomness, seed_everything
 from continual_ep.experiments.warned import warnings_to
 from continual_ep.metrics import AccuracyMatrix

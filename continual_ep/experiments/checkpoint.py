@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from avalanche.training.templates import SupervisedTemplate
 
+from continual_ep.atomic_files import write_atomically
 from continual_ep.errors import CheckpointError
-from continual_ep.experiments.files import write_atomically
 from continual_ep.experiments.randomness import random_states, restore_random_states
 
 FORMAT = 1

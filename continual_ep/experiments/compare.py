@@ -10,10 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from continual_ep.atomic_files import write_csv
 from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.experiments.cells import RESULT
 from continual_ep.experiments.config import ARMS
-from continual_ep.experiments.files import write_csv
 from continual_ep.metrics import (
     AccuracyRecord,
     Interval,

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from continual_ep.atomic_files import write_atomically
 from continual_ep.experiments.config import ARMS
-from continual_ep.experiments.files import write_atomically
 from continual_ep.metrics import confidence_interval
 
 if TYPE_CHECKING:

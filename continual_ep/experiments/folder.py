@@ -11,9 +11,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from continual_ep.atomic_files import write_json, write_text
 from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.experiments.config import RunConfig, config_from, read_yaml
-from continual_ep.experiments.files import write_json, write_text
 
 LOCK = ".lock"
 CONFIG = "config.yaml"

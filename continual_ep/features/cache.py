@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from continual_ep.atomic_files import write_json
 from continual_ep.errors import ConfigurationError, ContinualEPError, InputError
-from continual_ep.experiments.files import write_json
 
 CARD = "card.json"
 FORMAT = 1

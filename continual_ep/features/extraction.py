@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from continual_ep.atomic_files import write_json
 from continual_ep.errors import ConfigurationError, InputError, warn_user
-from continual_ep.experiments.files import write_json
 from continual_ep.features.backbones import Backbone
 from continual_ep.features.cache import RowFile, complete, finished, key_of, rows_of, writing
 from continual_ep.features.decoding import check_on_corrupt, corrupt, decoded

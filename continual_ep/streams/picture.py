@@ -70,15 +70,15 @@ def _draw(axis: Any, x: Tensor, image_shape: tuple[int, ...] | None) -> None:
         side = math.ceil(math.sqrt(x.numel()))
         padded = torch.full((side * side,), math.nan)
         padded[: x.numel()] = x.flatten()
-        axis.imshow(padded.view(side, side), cmap="viridis", aspect="equal")
+        axis.imshow(padded.view(side, side).numpy(), cmap="viridis", aspect="equal")
         return
     image = x.reshape(image_shape)
     if image.dim() == 2 or image.shape[0] == 1:
-        axis.imshow(image.reshape(image_shape[-2:]), cmap="gray")
+        axis.imshow(image.reshape(image_shape[-2:]).numpy(), cmap="gray")
         return
     low, high = float(image.min()), float(image.max())
     colours = (image[:3] - low) / ((high - low) or 1.0)
-    axis.imshow(colours.permute(1, 2, 0))
+    axis.imshow(colours.permute(1, 2, 0).numpy())
 
 
 def _short(name: str) -> str:
