@@ -452,10 +452,11 @@ def test_a_full_disk_says_so_and_loses_nothing(tmp_path, monkeypatch):
 
 def test_a_file_larger_than_the_disk_allows_is_known_at_the_start(tmp_path):
     folder = image_folder(tmp_path / "images", train=10) / "train"
-    limited = (
+    limit = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n" + KILLED
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
     )
+    limited = KILLED.replace("Means.pause", limit + "Means.pause")
     process = subprocess.run(
         [sys.executable, "-c", limited, str(folder), str(tmp_path / "c")],
         capture_output=True,
