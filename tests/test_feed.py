@@ -622,3 +622,15 @@ def test_evaluation_of_other_data_sets_goes_sample_by_sample(stream):
         accuracy_per_experience(model, stream.test_stream),
         accuracy_per_experience(model, one_by_one),
     )
+
+
+def test_parts_of_a_set_share_one_copy_on_a_device():
+    """ "meta" stands for a device: it has shapes and no values."""
+    benchmark = class_incremental("digits", 5, validation=0.1)
+    parts = []
+    for name in ("train", "validation"):
+        for experience in benchmark.streams[name]:
+            (found,) = columns_of(experience.dataset).sets
+            parts.append(found.on("meta"))
+    assert len({id(part.data) for part in parts}) == 1
+    assert parts[0].data.device.type == "meta" and parts[0].rows.device.type == "meta"

@@ -14,7 +14,9 @@ def run(code: str) -> str:
     return result.stdout.strip()
 
 
-@pytest.mark.parametrize("room", ["", ".networks", ".relaxation", ".learning", ".sleep", ".features"])
+@pytest.mark.parametrize(
+    "room", ["", ".networks", ".relaxation", ".learning", ".sleep", ".features"]
+)
 def test_numerical_core_imports_without_avalanche(room):
     """Also where Avalanche is not installed at all: the import is made to fail."""
     run(

@@ -1,7 +1,7 @@
 """Samples in one tensor, fetched by whole batches; one by one for whoever asks so."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class TensorData(Dataset[tuple[Tensor, int]]):
     :param rows: the rows of ``data`` that make this part; None for all of them.
     :param preparation: applied to each batch.
     :param mapped: whether ``data`` lie on disk; then they stay there and only batches move.
+    :param copies: of ``data`` on other devices, shared by all parts of one tensor.
     """
 
     def __init__(
@@ -62,11 +63,14 @@ class TensorData(Dataset[tuple[Tensor, int]]):
         rows: Tensor | None = None,
         preparation: Preparation | None = None,
         mapped: bool = False,
+        copies: dict[torch.device, Tensor] | None = None,
     ) -> None:
         self.data, self.rows, self.preparation, self.mapped = data, rows, preparation, mapped
+        labels = torch.as_tensor(targets, dtype=torch.int64)
         #: The labels as a tensor ``(n,)``, where the data are.
-        self.labels = torch.as_tensor(targets, dtype=torch.int64).to(data.device)
-        self.targets: list[int] = self.labels.tolist()
+        self.labels = labels.to(data.device)
+        self.targets: list[int] = labels.tolist()
+        self._copies: dict[torch.device, Tensor] = {} if copies is None else copies
         self._moved: dict[torch.device, TensorData] = {}
 
     def __len__(self) -> int:
@@ -77,19 +81,23 @@ class TensorData(Dataset[tuple[Tensor, int]]):
 
     def batch(self, indices: Tensor) -> Tensor:
         """The samples at ``indices`` ``(n,)`` as float32 ``(n, *sample)``, on the data's device."""
-        rows = indices if self.rows is None else self.rows[indices]
+        rows = indices if self.rows is None else self.rows.index_select(0, indices)
         stored = self.data.index_select(0, rows)
         return stored if self.preparation is None else self.preparation(stored)
 
     def on(self, device: torch.device | str) -> "TensorData":
-        """The same samples with their tensor on ``device``; moved once. Mapped data stay."""
+        """The same samples with their tensor on ``device``, moved once for all parts. Mapped data stay."""
         device = torch.empty(0, device=device).device
         if device == self.data.device or self.mapped:
             return self
         if device not in self._moved:
-            rows = None if self.rows is None else self.rows.to(device)
+            if device not in self._copies:
+                self._copies[device] = self.data.to(device)
             self._moved[device] = TensorData(
-                self.data.to(device), self.labels, rows=rows, preparation=self.preparation
+                self._copies[device],
+                self.targets,
+                rows=None if self.rows is None else self.rows.to(device),
+                preparation=self.preparation,
             )
         return self._moved[device]
 
@@ -105,6 +113,7 @@ class Samples:
     labels: Tensor
     preparation: Preparation | None = None
     mapped: bool = False
+    copies: dict[torch.device, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, preparation: Preparation) -> "Samples":
@@ -119,7 +128,12 @@ class Samples:
         """The samples at ``rows``; None for all."""
         labels = self.labels if rows is None else self.labels[rows]
         return TensorData(
-            self.data, labels, rows=rows, preparation=self.preparation, mapped=self.mapped
+            self.data,
+            labels,
+            rows=rows,
+            preparation=self.preparation,
+            mapped=self.mapped,
+            copies=self.copies,
         )
 
 
