@@ -48,7 +48,7 @@ def picture_of(config: RunConfig, out: Path | None, console: Console, *, columns
     path = Path(f"{config.stream.title}.png") if out is None else out
     benchmark = build_stream(config)
     try:
-        draw_stream(benchmark, path, columns=columns)
+        path = draw_stream(benchmark, path, columns=columns)
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigurationError):
             raise

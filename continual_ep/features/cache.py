@@ -26,7 +26,7 @@ TYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "U8": np.dtype("u1")}
 HEADER = 512
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
+FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 def key_of(identity: dict[str, Any]) -> str:
@@ -69,22 +69,35 @@ def writing(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system whatever happens to us
-            yield
+        lock = (folder / "lock").open("a")
     except OSError as error:
-        if error.errno in FULL:
-            raise ContinualEPError(
-                f"no room for the features in {str(folder.absolute())!r} ({error.strerror}): make "
-                "room, or name another cache folder. What has been computed is kept, and the same "
-                "command goes on from there."
-            ) from error
-        if error.errno in FORBIDDEN:
-            raise ConfigurationError(
-                f"the cache folder {str(folder.parent.absolute())!r} cannot be written "
-                f"({error.strerror}): name another (cache)."
-            ) from error
-        raise
+        if error.errno not in FULL:
+            raise _forbidden(folder, error) from error
+        raise _full(folder, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system whatever happens to us
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL:
+                raise _full(folder, error) from error
+            if error.errno in FORBIDDEN:
+                raise _forbidden(folder, error) from error
+            raise
+
+
+def _full(folder: Path, error: OSError) -> ContinualEPError:
+    return ContinualEPError(
+        f"no room for the features in {str(folder.absolute())!r} ({error.strerror}): make room, or name "
+        "another cache folder. What has been computed is kept, and the same command goes on from there."
+    )
+
+
+def _forbidden(folder: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"the cache folder {str(folder.parent.absolute())!r} cannot be written ({error.strerror}): name "
+        "another (cache, --cache)."
+    )
 
 
 class RowFile:

@@ -22,7 +22,7 @@ def draw_stream(
 
     Images are shown as such, each scaled to its own range; feature vectors as strips of colour.
 
-    :param path: file to write; its ending chooses the format.
+    :param path: file to write; its ending chooses the format, PNG if it has none.
     :param columns: samples in each row, from as many classes as there are.
     :param stream: ``"train"``, ``"test"`` or ``"validation"``.
     :returns: the path.
@@ -52,8 +52,9 @@ def draw_stream(
     rest = f", {more} more" if more else ""
     figure.suptitle(f"{benchmark.name}: experiences 0 to {len(experiences) - 1}{rest}", fontsize=9)
     figure.tight_layout()
+    path = Path(path) if Path(path).suffix else Path(f"{path}.png")
     figure.savefig(path, dpi=110)
-    return Path(path)
+    return path
 
 
 def _spread_over_classes(dataset: Any, count: int) -> list[int]:
