@@ -16,7 +16,7 @@ from continual_ep.learning.rule import RecurrentRule, checked_positive, checked_
 from continual_ep.relaxation import Settled, largest_change, settle, step, update_groups
 
 if TYPE_CHECKING:
-    from continual_ep.networks.mrnn import MRNN
+    from continual_ep.networks.recurrent import RecurrentModule
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class BPTT(RecurrentRule):
                     f"backward_steps is {self.backward_steps}, more than free_steps ({self.free_steps})"
                 )
 
-    def settled_output(self, network: "MRNN", x: Tensor) -> Tensor:
+    def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
         tracked = self.backward_steps or self.free_steps
         if not torch.is_grad_enabled():
             tracked = 1

@@ -10,7 +10,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.bptt import BPTT
 from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.mrnn import MRNN, Settling
+from continual_ep.networks.recurrent import RecurrentModule, Settling
 
 #: The rules to compare with. The exact one settles further than any training run would.
 REFERENCES: dict[str, Callable[[RecurrentRule], RecurrentRule]] = {
@@ -60,7 +60,7 @@ class GradientReport:
 
 
 def check_gradients(
-    network: MRNN,
+    network: RecurrentModule,
     x: Tensor,
     y: Tensor,
     criterion: Callable[[Tensor, Tensor], Tensor],
@@ -79,7 +79,7 @@ def check_gradients(
         raise ConfigurationError(
             f"reference {reference!r} is unknown; choose one of {', '.join(REFERENCES)}"
         )
-    if not isinstance(network, MRNN):
+    if not isinstance(network, RecurrentModule):
         raise ConfigurationError(
             f"{type(network).__name__} has no dynamics: its gradients are autograd's own"
         )
@@ -94,7 +94,7 @@ def check_gradients(
     return GradientReport(rows, loss, settling, _silent_outputs(network, x))
 
 
-def _silent_outputs(network: MRNN, x: Tensor) -> float:
+def _silent_outputs(network: RecurrentModule, x: Tensor) -> float:
     """The share of units of the last dynamical layer with slope zero."""
     if not network.activations[-1].piecewise_linear:
         return 0.0
@@ -104,7 +104,7 @@ def _silent_outputs(network: MRNN, x: Tensor) -> float:
 
 
 def _gradients(
-    network: MRNN, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+    network: RecurrentModule, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], float, Settling | None]:
     named = {name: p for name, p in network.named_parameters() if p.requires_grad}
     with torch.enable_grad():

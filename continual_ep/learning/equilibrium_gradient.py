@@ -46,17 +46,8 @@ class EquilibriumGradient(SecondPhaseRule):
         checked_tolerance(self.tolerance)
 
     def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
-        clamped, states = phase.clamped, phase.states
         adjoints = self._adjoints(phase, output_gradient)
-        below = [clamped.x, *states[:-1]]
-        weights = [a.t() @ pre for a, pre in zip(adjoints, below, strict=True)]
-        feedback = [s.t() @ a for s, a in zip(states[1:], adjoints[:-1], strict=True)]
-        biases = [a.sum(0) for a in adjoints] if clamped.biases else []
-        if phase.network.feedback == "tied":
-            for layer, more in enumerate(feedback, start=1):
-                weights[layer] += more
-            feedback = []
-        return [*weights, *biases, *feedback], adjoints[0] @ clamped.weights[0]
+        return phase.clamped.pulled_back(adjoints, phase.states)
 
     def _adjoints(self, phase: FreePhase, output_gradient: Tensor) -> list[Tensor]:
         slopes = phase.clamped.slopes(phase.states)
@@ -69,7 +60,7 @@ class EquilibriumGradient(SecondPhaseRule):
             before = list(adjoints)
             for group in groups:
                 for layer in group:
-                    current = phase.clamped.adjoint_current(layer, adjoints)
+                    current = phase.clamped.adjoint_current(layer, adjoints, phase.states)
                     if layer == len(adjoints) - 1:
                         current = current + output_gradient
                     adjoints[layer] = slopes[layer] * current

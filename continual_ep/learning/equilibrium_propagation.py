@@ -21,7 +21,6 @@ from continual_ep.learning.rule import (
     SecondPhaseRule,
     checked_positive,
     checked_tolerance,
-    hebbian_products,
 )
 from continual_ep.relaxation import Nudge, settle
 
@@ -86,7 +85,7 @@ class EquilibriumPropagation(SecondPhaseRule):
         else:
             nudged, free = self._nudged_states(phase, -output_gradient / scale, betas)
         strength = -scale / (betas[0] - (betas[1] if len(betas) > 1 else 0.0))
-        return contrast(phase, nudged, free, strength)
+        return phase.clamped.contrast(nudged, free, strength)
 
     def _betas(self) -> tuple[float, ...]:
         if self.estimator == "centered":
@@ -115,7 +114,7 @@ class EquilibriumPropagation(SecondPhaseRule):
         """The states at the first beta, and at the second (centred) or free; both signs in one batch."""
         times = len(betas)
         clamped = phase.clamped.repeated(times) if times > 1 else phase.clamped
-        start = [state.repeat(times, 1) for state in phase.states]
+        start = [torch.cat([state] * times) for state in phase.states]
         strengths = torch.tensor(betas, dtype=force.dtype, device=force.device)
         strengths = strengths.repeat_interleave(len(force)).unsqueeze(1)
         settled = settle(
@@ -171,19 +170,3 @@ def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor)
         return current.add_(beta * (force - relative * change))
 
     return nudge
-
-
-def contrast(
-    phase: FreePhase, first: list[Tensor], second: list[Tensor], strength: float
-) -> tuple[list[Tensor], Tensor]:
-    r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
-
-    One product per layer: the two states stand below each other, the second with its sign reversed. The
-    first layer's presynaptic side is the clamped input, so there the difference of the states suffices.
-    """
-    difference = strength * (first[0] - second[0])
-    pairs = [(difference, phase.clamped.x)]
-    for layer in range(1, len(first)):
-        post = torch.cat([strength * first[layer], -strength * second[layer]])
-        pairs.append((post, torch.cat([first[layer - 1], second[layer - 1]])))
-    return hebbian_products(phase.clamped, pairs), difference @ phase.clamped.weights[0]

@@ -8,18 +8,18 @@ of the input. So any differentiable loss and any optimizer work, and with them a
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, DivergenceError
 from continual_ep.relaxation import settle
+from continual_ep.relaxation.settle import Clamped
 
 if TYPE_CHECKING:
     from continual_ep.learning.losses import NudgingLoss
-    from continual_ep.networks.clamped import ClampedLayers
-    from continual_ep.networks.mrnn import MRNN
+    from continual_ep.networks.recurrent import RecurrentModule
 
 
 @dataclass
@@ -45,12 +45,46 @@ class Nudging:
         return self.told[0][0], torch.stack([weights for _, weights in self.told]).sum(0)
 
 
+class Teachable(Clamped, Protocol):
+    """A clamped network as a learning rule sees it: how parameters and input would change its currents.
+
+    Gradients are lists in the order of ``network.dynamical_parameters``, and that of the input.
+    """
+
+    drive: Any
+
+    def repeated(self, times: int) -> "Teachable":
+        """The same network on a batch repeated ``times`` times, without a second drive."""
+
+    def contrast(
+        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
+    ) -> tuple[list[Tensor], Tensor]:
+        r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
+
+        Where there is no energy, :math:`\Phi` stands for the sum of :math:`s_l \cdot u_l`, in which each
+        parameter counts where it stands and states are constants.
+        """
+
+    def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
+        r"""The slopes :math:`\rho_l'(u_l)` at ``states``."""
+
+    def adjoint_current(
+        self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> Tensor:
+        r"""The transposed coupling :math:`(\partial u/\partial s_l)^T a`, shaped like the layer's state."""
+
+    def pulled_back(
+        self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        r"""The gradient of :math:`\sum_l a_l \cdot u_l(s)` at fixed states and adjoints."""
+
+
 @dataclass
 class FreePhase:
     """A settled network that waits for its teaching signal."""
 
-    network: "MRNN"
-    clamped: "ClampedLayers"
+    network: "RecurrentModule"
+    clamped: "Teachable"
     states: list[Tensor]
     nudging: Nudging = field(default_factory=Nudging)
 
@@ -76,20 +110,18 @@ class RecurrentRule(ABC):
     tolerance: float | None
 
     @abstractmethod
-    def settled_output(self, network: "MRNN", x: Tensor) -> Tensor:
+    def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
         """The readout at the free equilibrium for a flat input ``(batch, n_0)``, tied to autograd."""
 
 
 class SecondPhaseRule(RecurrentRule):
     """A rule that settles without a graph and finds its gradients in a phase of its own."""
 
-    def settled_output(self, network: "MRNN", x: Tensor) -> Tensor:
+    def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
         nudging = Nudging()
         state = _FreePhase.apply(network, self, nudging, x, *network.dynamical_parameters)
         output = network.read(state)
-        if network.readout == "softmax":
-            bias = network.biases[-1] if len(network.biases) else None
-            nudging.readout = (network.weights[-1], bias)
+        nudging.readout = network.readout_parameters
         # Our losses find their way back to the second phase by this attribute, see losses.py.
         output.nudging = nudging  # type: ignore[attr-defined]
         return output
@@ -109,7 +141,11 @@ class _FreePhase(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: "MRNN", rule: SecondPhaseRule, nudging: Nudging, *tensors: Tensor
+        ctx: Any,
+        network: "RecurrentModule",
+        rule: SecondPhaseRule,
+        nudging: Nudging,
+        *tensors: Tensor,
     ) -> Tensor:
         x, parameters = tensors[0].detach(), [parameter.detach() for parameter in tensors[1:]]
         clamped = network.clamp(x, parameters)
@@ -151,19 +187,3 @@ def _refuse_infinite_force(output_gradient: Tensor) -> None:
             "the gradient of the loss with respect to the output holds NaN or infinity: look at the loss "
             "and the targets, or lower the learning rate"
         )
-
-
-def hebbian_products(
-    clamped: "ClampedLayers", pairs: Sequence[tuple[Tensor, Tensor]]
-) -> list[Tensor]:
-    r"""Parameter gradients as sums of products of two activity patterns.
-
-    :param clamped: says which biases and feedback weights exist.
-    :param pairs: per layer, post- and presynaptic patterns ``(rows, n_l)``, ``(rows, n_{l-1})``;
-        the gradient of :math:`W_l` is their sum of outer products.
-    :returns: weights, biases, feedback weights, as in ``network.dynamical_parameters``.
-    """
-    weights = [post.t() @ pre for post, pre in pairs]
-    biases = [post.sum(0) for post, _ in pairs] if clamped.biases else []
-    tied = all(f is w for f, w in zip(clamped.feedback, clamped.weights[1:], strict=True))
-    return [*weights, *biases, *([] if tied else [weight.clone() for weight in weights[1:]])]

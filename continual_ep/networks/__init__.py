@@ -2,7 +2,8 @@
 
 from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
 from continual_ep.networks.mlp import MLP
-from continual_ep.networks.mrnn import MRNN, Settling
+from continual_ep.networks.mrnn import MRNN
+from continual_ep.networks.recurrent import RecurrentModule, Settling
 from continual_ep.networks.synapses import Synapses
 
 #: Networks by name, for configurations.
@@ -14,6 +15,7 @@ __all__ = [
     "MLP",
     "MRNN",
     "NETWORKS",
+    "RecurrentModule",
     "Settling",
     "Synapses",
 ]

@@ -1,7 +1,7 @@
 """A layered network whose input is clamped: its currents, its Hebbian products, its adjoint."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from continual_ep.networks.activations import Activation
 class ClampedLayers:
     r"""The dynamical layers :math:`s_1 \dots s_D` above a clamped input :math:`x`.
 
-    .. math:: u_l = W_l s_{l-1} + b_l + F_{l+1}^T s_{l+1}, \qquad s_0 = x,
+    .. math:: u_l = W_l s_{l-1} + b_l + \gamma_{l+1} F_{l+1}^T s_{l+1}, \qquad s_0 = x,
 
     with tied feedback :math:`F_l = W_l`. The input never changes while the network settles, so
     its drive :math:`W_1 x + b_1` is computed once.
@@ -24,6 +24,8 @@ class ClampedLayers:
     :param feedback: :math:`F_2 \dots F_D`, shapes ``(n_l, n_{l-1})``; the weights themselves if tied.
     :param activations: one per layer.
     :param drive: :math:`W_1 x + b_1`, shape ``(batch, n_1)``; computed if not given.
+    :param scales: :math:`\gamma_2 \dots \gamma_D`, factors of the feedback; all 1 if not given.
+    :param time_steps: a time step for each unit, one tensor ``(n_l,)`` per layer, or None.
     """
 
     x: Tensor
@@ -32,8 +34,11 @@ class ClampedLayers:
     feedback: Sequence[Tensor]
     activations: Sequence[Activation]
     drive: Tensor | None = None
+    time_steps: Sequence[Tensor] | None = None
+    scales: Sequence[float] = ()
 
     def __post_init__(self) -> None:
+        self.scales = self.scales or [1.0] * len(self.feedback)
         if self.drive is None:
             bias = self.biases[0] if self.biases else None
             self.drive = torch.nn.functional.linear(self.x, self.weights[0], bias)
@@ -48,7 +53,9 @@ class ClampedLayers:
         above = layer + 1 < len(self.weights)
         if layer == 0:
             if above:
-                return torch.addmm(self.drive, states[1], self.feedback[0], out=out)
+                return torch.addmm(
+                    self.drive, states[1], self.feedback[0], alpha=self.scales[0], out=out
+                )
             return self.drive.clone() if out is None else out.copy_(self.drive)
         if self.biases:
             weight = self.weights[layer].t()
@@ -57,13 +64,41 @@ class ClampedLayers:
             current = torch.mm(states[layer - 1], self.weights[layer].t(), out=out)
         if not above:
             return current
-        return torch.addmm(current, states[layer + 1], self.feedback[layer], out=out)
+        return torch.addmm(
+            current, states[layer + 1], self.feedback[layer], alpha=self.scales[layer], out=out
+        )
 
     def repeated(self, times: int) -> "ClampedLayers":
         """The same network on a batch repeated ``times`` times, without a second drive."""
         assert self.drive is not None
         x, drive = (value.repeat(times, 1) for value in (self.x, self.drive))
-        return ClampedLayers(x, self.weights, self.biases, self.feedback, self.activations, drive)
+        return replace(self, x=x, drive=drive)
+
+    def contrast(
+        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
+    ) -> tuple[list[Tensor], Tensor]:
+        r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
+
+        One product per layer: the two states stand below each other, the second with its sign reversed.
+        The first layer's presynaptic side is the clamped input, so there the difference of the states
+        suffices. Untied feedback weights change by the same products.
+
+        :returns: gradients of weights, biases, feedback weights; and of the input.
+        """
+        difference = strength * (first[0] - second[0])
+        pairs = [(difference, self.x)]
+        for layer in range(1, len(first)):
+            post = torch.cat([strength * first[layer], -strength * second[layer]])
+            pairs.append((post, torch.cat([first[layer - 1], second[layer - 1]])))
+        weights = [post.t() @ pre for post, pre in pairs]
+        biases = [post.sum(0) for post, _ in pairs] if self.biases else []
+        feedback = [] if self.tied else [weight.clone() for weight in weights[1:]]
+        return [*weights, *biases, *feedback], difference @ self.weights[0]
+
+    @property
+    def tied(self) -> bool:
+        """Whether feedback uses the weights themselves."""
+        return all(f is w for f, w in zip(self.feedback, self.weights[1:], strict=True))
 
     def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
         r"""The slopes :math:`\rho_l'(u_l)` at ``states``."""
@@ -72,14 +107,36 @@ class ClampedLayers:
             for layer, activation in enumerate(self.activations)
         ]
 
-    def adjoint_current(self, layer: int, adjoints: Sequence[Tensor]) -> Tensor:
+    def adjoint_current(
+        self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> Tensor:
         r"""The transposed coupling, :math:`F_l a_{l-1} + W_{l+1}^T a_{l+1}`, ``(batch, n_layer)``."""
         total = torch.zeros_like(adjoints[layer])
         if layer > 0:
-            total = total + adjoints[layer - 1] @ self.feedback[layer - 1].t()
+            scale = self.scales[layer - 1]
+            total = total + scale * (adjoints[layer - 1] @ self.feedback[layer - 1].t())
         if layer + 1 < len(self.weights):
             total = total + adjoints[layer + 1] @ self.weights[layer + 1]
         return total
+
+    def pulled_back(
+        self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        r"""The gradient of :math:`\sum_l a_l \cdot u_l(s)` with respect to parameters and input, at fixed
+        states.
+        """
+        below = [self.x, *states[:-1]]
+        weights = [a.t() @ pre for a, pre in zip(adjoints, below, strict=True)]
+        feedback = [
+            scale * (s.t() @ a)
+            for scale, s, a in zip(self.scales, states[1:], adjoints[:-1], strict=True)
+        ]
+        biases = [a.sum(0) for a in adjoints] if self.biases else []
+        if self.tied:
+            for layer, more in enumerate(feedback, start=1):
+                weights[layer] += more
+            feedback = []
+        return [*weights, *biases, *feedback], adjoints[0] @ self.weights[0]
 
     def blame(self) -> str | None:
         """Whether the input or a parameter is not finite, and which."""

@@ -91,6 +91,15 @@ def initial_weight(
 def flat_input(x: Tensor, features: int) -> Tensor:
     """``x`` as a matrix ``(batch, features)``.
 
+    :raises InputError: as of :func:`checked_values`.
+    """
+    checked_values(x, features)
+    return x.flatten(1)
+
+
+def checked_values(x: Tensor, features: int) -> None:
+    """Refuse what is no batch of so many numbers.
+
     :raises InputError: for integers, a single sample without batch, another number of values, or NaN and
         infinity.
     """
@@ -111,4 +120,3 @@ def flat_input(x: Tensor, features: int) -> Tensor:
     if not bool(x.detach().sum().isfinite()) and not bool(x.isfinite().all()):
         bad = int((~x.detach().flatten(1).isfinite()).any(1).sum())
         raise InputError(f"{bad} of {len(x)} samples hold NaN or infinity: clean the data")
-    return x.flatten(1)

@@ -11,13 +11,12 @@ and settles by :math:`s_l \leftarrow \rho(\partial\Phi/\partial s_l)`. Source: S
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, warn_user
+from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.activations import Activation, Identity, activation_named
@@ -29,31 +28,15 @@ from continual_ep.networks.layered import (
     per_layer,
     validated_sizes,
 )
+from continual_ep.networks.recurrent import RecurrentModule
 from continual_ep.networks.synapses import Synapses
-from continual_ep.relaxation import Relaxation, Settled, settle
-
-#: Without a tolerance, a free phase whose units still move by more than this per step is reported.
-UNSETTLED = 0.05
+from continual_ep.relaxation import Relaxation, TimeSteps
 
 READOUTS = ("linear", "activated", "softmax")
-FEEDBACKS = ("tied", "untied")
+FEEDBACKS = ("tied", "untied", "random")
 
 
-@dataclass(frozen=True)
-class Settling:
-    """Statistics of a free phase.
-
-    :param steps: the number of steps taken.
-    :param residual: the largest change of any unit in the last step.
-    :param settled: whether the residual is below the tolerance (or :data:`UNSETTLED` without one).
-    """
-
-    steps: int
-    residual: float
-    settled: bool
-
-
-class MRNN(LayeredNetwork):
+class MRNN(RecurrentModule, LayeredNetwork):
     r"""A multilayer recurrent network with a clamped input.
 
     ``network(x)`` settles to the free equilibrium and returns the readout, ``(batch, sizes[-1])``.
@@ -73,11 +56,16 @@ class MRNN(LayeredNetwork):
     Other arguments:
 
     :param bias: give every layer biases, initially zero. Off by default: sleep works better without.
-    :param feedback: ``"tied"`` (transposed weights; an energy exists) or ``"untied"`` (own feedback
-        weights; a vector field, learned by the same Hebbian products as the forward weights).
+    :param feedback: ``"tied"`` (transposed weights; an energy exists), ``"untied"`` (own feedback
+        weights; a vector field, learned by the same Hebbian products as the forward weights) or
+        ``"random"`` (own feedback weights that never change).
+    :param feedback_scale: :math:`\gamma_l` in front of what comes back to each hidden layer; one, or one
+        for each connection between dynamical layers, lowest first. Below 1 the network settles sooner
+        and has no energy; its local rules then follow another direction than the gradient.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n_{l-1}})`; one gain, or one per layer.
     :param order: update order, see :mod:`continual_ep.relaxation.orders`.
-    :param dt: time step in (0, 1]; 1 is the discrete map.
+    :param dt: time step in (0, 1]; 1 is the discrete map. Or :class:`~continual_ep.relaxation.TimeSteps`:
+        one for each unit, drawn once.
     :param generator: for the initial weights; default torch's global one, as in :mod:`torch.nn`.
     :raises ConfigurationError: for an unknown option or sizes that make no network.
     """
@@ -91,21 +79,21 @@ class MRNN(LayeredNetwork):
         readout: str = "linear",
         bias: bool = False,
         feedback: str = "tied",
+        feedback_scale: float | Sequence[float] = 1.0,
         gain: float | Sequence[float] = 1.0,
         order: str = "red-black",
-        dt: float = 1.0,
+        dt: float | TimeSteps = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(learning or EquilibriumPropagation())
         self.sizes = validated_sizes(sizes, hidden=1 if readout == "softmax" else 0)
         self.activation, self.readout, self.feedback = activation, readout, feedback
         self.activations = self._activations(activation, readout)
         if feedback not in FEEDBACKS:
             raise ConfigurationError(f"feedback {feedback!r} is unknown; choose one of {FEEDBACKS}")
-        self.relaxation = Relaxation(order, dt)
-        self.learning = learning or EquilibriumPropagation()
-        self.settling: Settling | None = None
-        self._warned: set[str] = set()
+        self.relaxation = Relaxation(order, 1.0 if isinstance(dt, TimeSteps) else dt)
+        links = len(self.activations) - 1
+        self.feedback_scales = per_layer(feedback_scale, links, "feedback_scale") if links else []
         pairs = list(pairwise(self.sizes))
         gains = per_layer(gain, len(pairs), "gain")
         self.weights = nn.ParameterList(
@@ -117,8 +105,13 @@ class MRNN(LayeredNetwork):
         self.feedback_weights = nn.ParameterList(
             initial_weight(post, pre, g / math.sqrt(pre), generator)
             for (pre, post), g in list(zip(pairs, gains, strict=True))[1:depth]
-            if feedback == "untied"
+            if feedback != "tied"
         )
+        self.feedback_weights.requires_grad_(feedback == "untied")
+        self._own_time_steps = isinstance(dt, TimeSteps)
+        if isinstance(dt, TimeSteps):
+            for layer, size in enumerate(self.sizes[1 : depth + 1]):
+                self.register_buffer(f"time_steps_{layer}", dt.drawn((size,), generator))
 
     def _activations(self, activation: str, readout: str) -> list[Activation]:
         if readout not in READOUTS:
@@ -127,20 +120,6 @@ class MRNN(LayeredNetwork):
         if readout == "softmax":
             return hidden
         return [*hidden, activation_named(activation) if readout == "activated" else Identity()]
-
-    @property
-    def learning(self) -> RecurrentRule:
-        """The learning rule; may be replaced at any time."""
-        return self._learning
-
-    @learning.setter
-    def learning(self, rule: RecurrentRule) -> None:
-        if not isinstance(rule, RecurrentRule):
-            raise ConfigurationError(
-                f"an MRNN cannot learn by {type(rule).__name__}: it needs a rule for recurrent networks "
-                "(EquilibriumPropagation, BPTT, EquilibriumGradient); Backprop is for an MLP"
-            )
-        self._learning = rule
 
     # -- the dynamics ------------------------------------------------------------------------------
 
@@ -169,74 +148,46 @@ class MRNN(LayeredNetwork):
         biases, feedback = (rest[:depth], rest[depth:]) if len(self.biases) else ((), rest)
         tied = self.feedback == "tied"
         return ClampedLayers(
-            x, weights, biases, weights[1:] if tied else feedback, self.activations, drive
+            x,
+            weights,
+            biases,
+            weights[1:] if tied else feedback,
+            self.activations,
+            drive,
+            self.time_steps,
+            self.feedback_scales,
         )
 
-    def settle(
-        self,
-        x: Tensor,
-        *,
-        steps: int | None = None,
-        tolerance: float | None = None,
-        trace: bool = False,
-    ) -> Settled:
-        """The free phase on its own, without a graph.
+    @property
+    def time_steps(self) -> list[Tensor] | None:
+        """The time step of each unit, by layer; None where one dt serves all."""
+        if not self._own_time_steps:
+            return None
+        return [getattr(self, f"time_steps_{layer}") for layer in range(len(self.activations))]
 
-        :param x: the input, ``(batch, ...)`` with ``sizes[0]`` values per sample.
-        :param steps: default: those of the learning rule; likewise ``tolerance``.
-        :param trace: keep the states after every step.
-        :returns: states, steps, residual, trace.
-        :raises DivergenceError: when a state becomes NaN or infinite.
-        """
-        steps = self.learning.free_steps if steps is None else steps
-        tolerance = self.learning.tolerance if tolerance is None else tolerance
-        with torch.no_grad():
-            clamped = self.clamp(flat_input(x, self.sizes[0]))
-            return settle(clamped, self.relaxation, steps=steps, tolerance=tolerance, trace=trace)
+    @property
+    def has_energy(self) -> bool:
+        """Whether the currents derive from a primitive function."""
+        return self.feedback == "tied" and all(scale == 1.0 for scale in self.feedback_scales)
 
-    def note_settling(self, settled: Settled, tolerance: float | None) -> None:
-        """Keep the statistics of a free phase; warn once in the life of this network."""
-        limit = UNSETTLED if tolerance is None else tolerance
-        self.settling = Settling(settled.steps, settled.residual, settled.residual <= limit)
-        if not self.settling.settled:
-            self.warn_once(
-                f"the free phase did not settle: after {settled.steps} steps a unit still moved by "
-                f"{settled.residual:.2g} per step (limit {limit:g}). Give more free_steps, or lower dt or "
-                "the gain. This is said once; network.settling holds the statistics of the last phase."
-            )
+    def checked_input(self, x: Tensor) -> Tensor:
+        return flat_input(x, self.sizes[0])
 
-    def warn_once(self, message: str) -> None:
-        """Warn of a kind of trouble once in the life of this network."""
-        kind = message.split(":")[0]
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warn_user(message)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The readout at the free equilibrium, shape ``(batch, sizes[-1])``.
-
-        :raises InputError: for an input that does not fit.
-        :raises DivergenceError: when a state becomes NaN or infinite.
-        """
-        x = flat_input(x, self.sizes[0])
-        # A contrast of two nearby states needs all the bits there are: autocast would take them.
-        with torch.autocast(x.device.type, enabled=False):
-            return self.learning.settled_output(self, x.to(self.weights[0].dtype))
-
-    def read(self, state: Tensor) -> Tensor:
-        """The readout of the last dynamical layer's state."""
+    @property
+    def readout_parameters(self) -> tuple[Tensor, Tensor | None] | None:
         if self.readout != "softmax":
-            return state
-        bias = self.biases[-1] if len(self.biases) else None
-        return nn.functional.linear(state, self.weights[-1], bias)
+            return None
+        return self.weights[-1], self.biases[-1] if len(self.biases) else None
 
     def primitive(self, x: Tensor, states: Sequence[Tensor]) -> Tensor:
-        r""":math:`\Phi` per sample, shape ``(batch,)``; for tied feedback only.
+        r""":math:`\Phi` per sample, shape ``(batch,)``; for tied, unscaled feedback only.
 
-        :raises ConfigurationError: for untied feedback, which has no energy.
+        :raises ConfigurationError: for any other, which has no energy.
         """
-        if self.feedback != "tied":
-            raise ConfigurationError("a network with untied feedback has no primitive function")
+        if not self.has_energy:
+            raise ConfigurationError(
+                "a network with untied or scaled feedback has no primitive function"
+            )
         below, total = x, torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for layer, state in enumerate(states):
             bias = self.biases[layer] if len(self.biases) else None
@@ -246,12 +197,6 @@ class MRNN(LayeredNetwork):
         return total
 
     # -- what sleep and optimizers see ---------------------------------------------------------------
-
-    def activities(self, x: Tensor) -> list[Tensor]:
-        """The activations of layers 1 ... L at the free equilibrium, without a graph."""
-        with torch.no_grad():
-            states = self.settle(x).states
-            return states if self.readout != "softmax" else [*states, self.read(states[-1])]
 
     def _layer_parameters(self, layer: int) -> list[nn.Parameter]:
         found = [self.weights[layer]]
@@ -278,6 +223,7 @@ class MRNN(LayeredNetwork):
     def extra_repr(self) -> str:
         return (
             f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, readout={self.readout}, "
-            f"feedback={self.feedback}, order={self.relaxation.order}, dt={self.relaxation.dt}, "
+            f"feedback={self.feedback}, feedback_scale={self.feedback_scales}, "
+            f"order={self.relaxation.order}, dt={'drawn' if self._own_time_steps else self.relaxation.dt}, "
             f"learning={self.learning}"
         )

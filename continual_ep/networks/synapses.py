@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Synapses(NamedTuple):
@@ -11,6 +11,8 @@ class Synapses(NamedTuple):
     :param name: the name of the weight in the network's ``state_dict``.
     :param weight: shape ``(n_post, n_pre)``; row ``i`` holds the synapses onto unit ``i``.
     :param bias: shape ``(n_post,)``, or None for a layer without biases.
+    :param mask: shape ``(n_post, n_pre)``, zero where there is no synapse; None where all exist.
+    :param branches: units of this layer whose mean is what the next layer sees, branches of one soma.
     :param feedback: shape ``(n_post, n_pre)``: row ``i`` holds what unit ``i`` sends back; None if the
         layer's own weights do (tied feedback) or nothing comes back.
     """
@@ -19,3 +21,5 @@ class Synapses(NamedTuple):
     weight: nn.Parameter
     bias: nn.Parameter | None = None
     feedback: nn.Parameter | None = None
+    mask: Tensor | None = None
+    branches: int = 1

@@ -11,6 +11,7 @@ from continual_ep.relaxation.settle import (
     settle,
     step,
 )
+from continual_ep.relaxation.time_steps import TimeSteps
 
 __all__ = [
     "CHECK_EVERY",
@@ -18,6 +19,7 @@ __all__ = [
     "Nudge",
     "Relaxation",
     "Settled",
+    "TimeSteps",
     "largest_change",
     "reference_settle",
     "settle",

@@ -44,6 +44,10 @@ class Clamped(Protocol):
     def blame(self) -> str | None:
         """What is not finite in the input or the parameters, in words; None if nothing."""
 
+    @property
+    def time_steps(self) -> "Sequence[Tensor] | None":
+        """A time step for each unit, one tensor per layer; None where one ``dt`` serves all."""
+
 
 @dataclass(frozen=True)
 class Relaxation:
@@ -85,7 +89,7 @@ def step(
     clamped: Clamped, states: list[Tensor], groups: Groups, dt: float, nudge: Nudge | None = None
 ) -> None:
     """One step, replacing the tensors in ``states``; differentiable by autograd."""
-    last = len(states) - 1
+    last, own = len(states) - 1, clamped.time_steps
     for group in groups:
         rates = []
         for layer in group:
@@ -94,7 +98,10 @@ def step(
                 current = nudge(current, states[layer])
             rates.append(clamped.activations[layer](current))
         for layer, rate in zip(group, rates, strict=True):
-            states[layer] = rate if dt == 1.0 else torch.lerp(states[layer], rate, dt)
+            if own is not None:
+                states[layer] = torch.lerp(states[layer], rate, own[layer])
+            else:
+                states[layer] = rate if dt == 1.0 else torch.lerp(states[layer], rate, dt)
 
 
 def _step_in_place(
@@ -106,7 +113,7 @@ def _step_in_place(
     nudge: Nudge | None,
 ) -> None:
     """:func:`step` without allocation: new states go to ``buffers``, and the two change places."""
-    last = len(states) - 1
+    last, own = len(states) - 1, clamped.time_steps
     for group in groups:
         for layer in group:
             current = clamped.current(layer, states, out=buffers[layer])
@@ -114,7 +121,9 @@ def _step_in_place(
                 current = nudge(current, states[layer])
             clamped.activations[layer].in_place(current)
         for layer in group:
-            if dt == 1.0:
+            if own is not None:
+                states[layer].lerp_(buffers[layer], own[layer])
+            elif dt == 1.0:
                 states[layer], buffers[layer] = buffers[layer], states[layer]
             else:
                 states[layer].lerp_(buffers[layer], dt)

@@ -1,0 +1,154 @@
+r"""Connections: the synapses from one layer of units onto another, and what comes back along them.
+
+A recurrent network is layers and connections. The total input current of layer l is the sum of what its
+connections bring, upwards and downwards,
+
+.. math:: u_l = \sum_{c:\,k \to l} d_c(s_k) + \sum_{c:\,l \to m} \gamma_c\, b_c(s_m, s_l).
+
+Tied feedback is :math:`b = (\partial d/\partial s_l)^T s_m`; with :math:`\gamma = 1` everywhere the network
+has the primitive function :math:`\Phi = \sum_c s_{target} \cdot d_c(s_{source})`, and its currents are
+:math:`\partial\Phi/\partial s`. All else is a vector field. A new kind of connection is one class.
+"""
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.networks.synapses import Synapses
+
+FEEDBACKS = ("tied", "untied", "random", "none")
+
+Weights = tuple[Tensor, ...]
+
+
+class Connection(nn.Module):
+    r"""Synapses from a source layer onto a target layer.
+
+    Currents are functions of states and of :meth:`tensors`, which a clamped network takes once for a batch
+    (masks applied), so that nothing is computed twice while it settles.
+
+    :param feedback: ``"tied"``, ``"untied"`` (own weights, learned by the products of the pairs that they
+        connect), ``"random"`` (own weights that never change) or ``"none"``.
+    :param feedback_scale: :math:`\gamma`, 0 or more.
+    :raises ConfigurationError: an unknown feedback or a scale that cannot be.
+    """
+
+    #: Whether the drive is linear in the source's state, biases aside.
+    linear = False
+
+    def __init__(self, feedback: str = "tied", feedback_scale: float = 1.0) -> None:
+        super().__init__()
+        if feedback not in FEEDBACKS:
+            raise ConfigurationError(f"feedback {feedback!r} is unknown; choose one of {FEEDBACKS}")
+        if not 0 <= feedback_scale < math.inf:
+            raise ConfigurationError(
+                f"feedback_scale is {feedback_scale}; it must be finite, and 0 or more"
+            )
+        self.feedback, self.feedback_scale = feedback, float(feedback_scale)
+
+    @property
+    def has_feedback(self) -> bool:
+        """Whether anything comes back."""
+        return self.feedback != "none" and self.feedback_scale > 0
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether its currents derive from a primitive function."""
+        return self.feedback == "tied" and self.feedback_scale == 1.0
+
+    @abstractmethod
+    def tensors(self) -> Weights:
+        """What the currents are made of, differentiable with respect to the parameters."""
+
+    @abstractmethod
+    def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
+        """The current onto the target, ``(batch, *target)``."""
+
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+        """The current onto the source, ``(batch, *source)``, before the scale.
+
+        For tied feedback, by autograd; subclasses have closed forms.
+        """
+        keep = torch.is_grad_enabled()
+        with torch.enable_grad():
+            source = pre if pre.requires_grad and keep else pre.detach().requires_grad_()
+            drive = self.drive(source, tensors)
+            (found,) = torch.autograd.grad(drive, source, post, create_graph=keep)
+        return found
+
+    def local_energy(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+        r"""What the learning rule differentiates, summed over the batch.
+
+        :math:`s_{post} \cdot d(s_{pre})`, and, with feedback weights that learn,
+        :math:`\gamma\, s_{pre} \cdot b(s_{post})`.
+        """
+        total = (post * self.drive(pre, tensors)).sum()
+        if self.feedback == "untied":
+            total = total + self.feedback_scale * (pre * self.back(post, pre, tensors)).sum()
+        return total
+
+    @abstractmethod
+    def synapses(self, name: str) -> Synapses | None:
+        """What sleep changes of it; None if it cannot sleep.
+
+        :param name: of this connection in the network's ``state_dict``.
+        """
+
+
+def uniform(
+    *shape: int, bound: float, generator: torch.Generator | None, learned: bool = True
+) -> nn.Parameter:
+    r"""A parameter from :math:`U(\pm\mathrm{bound})`."""
+    device = generator.device if generator is not None else None
+    values = torch.empty(*shape, device=device).uniform_(-bound, bound, generator=generator)
+    return nn.Parameter(values, requires_grad=learned)
+
+
+class Dense(Connection):
+    r"""All-to-all synapses, :math:`d(s) = W s + b`.
+
+    :param sources, targets: numbers of units.
+    :param bias: give the target biases, initially zero.
+    :param bound: weights are drawn from :math:`U(\pm\mathrm{bound})`; default :math:`1/\sqrt{sources}`.
+    """
+
+    linear = True
+
+    def __init__(
+        self,
+        sources: int,
+        targets: int,
+        *,
+        feedback: str = "tied",
+        feedback_scale: float = 1.0,
+        bias: bool = False,
+        bound: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(feedback, feedback_scale)
+        bound = 1.0 / math.sqrt(sources) if bound is None else bound
+        self.weight = uniform(targets, sources, bound=bound, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(targets)) if bias else None
+        self.feedback_weight: nn.Parameter | None = None
+        if feedback in ("untied", "random"):
+            self.feedback_weight = uniform(
+                targets, sources, bound=bound, generator=generator, learned=feedback == "untied"
+            )
+
+    def tensors(self) -> Weights:
+        back = self.weight if self.feedback_weight is None else self.feedback_weight
+        return (self.weight, back) if self.bias is None else (self.weight, back, self.bias)
+
+    def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
+        return nn.functional.linear(
+            pre.flatten(1), tensors[0], tensors[2] if self.bias is not None else None
+        )
+
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+        return (post @ tensors[1]).view(pre.shape)
+
+    def synapses(self, name: str) -> Synapses:
+        return Synapses(f"{name}.weight", self.weight, self.bias, self.feedback_weight)

@@ -1,0 +1,302 @@
+r"""Dendrites: a unit's inputs gather on branches, each of which rectifies before the soma averages them.
+
+.. math:: u_{ik} = \sum_j M_{ikj} w_{ikj} s_j + c_{ik}, \qquad d_i(s) = \sum_k a_{ik} \max(u_{ik}, 0),
+
+with fixed sparse masks M and :math:`a_{ik} = 1/K`, or learned cable weights. Source: Kubo's dendritic
+equilibrium propagation (arXiv:2605.08135); structured sampling and cable weights: Chavlis and Poirazi 2025
+(Nature Communications). The tied form is ours: with :math:`\Phi = s_{post} \cdot d(s_{pre})` what comes back
+travels through the branches that are open,
+
+.. math:: b_j(s_{post}, s_{pre}) = \sum_{ik} s_i\, a_{ik}\, 1[u_{ik} > 0]\, M_{ikj} w_{ikj},
+
+which makes it an energy, and the gradient of equilibrium propagation exact.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.rule import RecurrentRule
+from continual_ep.networks.connections import Connection, Weights, uniform
+from continual_ep.networks.graph import RecurrentNetwork
+from continual_ep.networks.layered import validated_sizes
+from continual_ep.networks.synapses import Synapses
+from continual_ep.relaxation import TimeSteps
+
+SAMPLINGS = ("random", "soma-field", "branch-field")
+
+
+def synapses_per_branch(sources: int, kept: float | int) -> int:
+    """How many sources a branch gets.
+
+    :param kept: a whole number of synapses, or a share of the sources in (0, 1], rounded.
+    :raises ConfigurationError: for a branch without synapses, or with more than there are sources.
+    """
+    if isinstance(kept, bool) or not isinstance(kept, int | float):
+        raise ConfigurationError(
+            f"kept is {kept!r}; give a share in (0, 1] or a number of synapses"
+        )
+    count = kept if isinstance(kept, int) else round(kept * sources)
+    if isinstance(kept, float) and not 0 < kept <= 1:
+        raise ConfigurationError(f"kept is {kept}; as a share it must lie in (0, 1]")
+    if count < 1:
+        raise ConfigurationError(
+            f"kept={kept} leaves a branch without synapses ({sources} sources): raise it"
+        )
+    if count > sources:
+        raise ConfigurationError(f"kept={kept} asks for more synapses than the {sources} sources")
+    return count
+
+
+def branch_masks(
+    sources: int,
+    targets: int,
+    branches: int,
+    kept: float | int,
+    *,
+    sampling: str = "random",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``(targets, branches, sources)`` of zeros and ones: which sources each branch is wired to.
+
+    :param sampling: ``"random"``: drawn without replacement for each branch; ``"soma-field"``: the nearest
+        to a centre that all branches of a soma share; ``"branch-field"``: to a centre of its own. Fields
+        want sources that form a square image.
+    :raises ConfigurationError: an unknown sampling, no square, or a branch without synapses.
+    """
+    count = synapses_per_branch(sources, kept)
+    if sampling not in SAMPLINGS:
+        raise ConfigurationError(f"sampling {sampling!r} is unknown; choose one of {SAMPLINGS}")
+    if sampling == "random":
+        scores = torch.rand(targets, branches, sources, generator=generator)
+    else:
+        scores = _distances(sources, targets, branches, sampling == "soma-field", generator)
+    chosen = scores.topk(count, dim=2, largest=False).indices
+    return torch.zeros(targets, branches, sources).scatter_(2, chosen, 1.0)
+
+
+def _distances(
+    sources: int, targets: int, branches: int, shared: bool, generator: torch.Generator | None
+) -> Tensor:
+    side = math.isqrt(sources)
+    if side * side != sources:
+        raise ConfigurationError(
+            f"receptive fields want a square image; {sources} sources are none"
+        )
+    centres = torch.rand(targets, 1 if shared else branches, 2, generator=generator) * (side - 1)
+    if shared:
+        # Within the field its branches differ: the nearest of a random half of the sources each.
+        centres = centres.expand(-1, branches, -1)
+    places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1)
+    offsets = places.view(1, 1, sources, 2) - centres.unsqueeze(2)
+    jitter = torch.rand(targets, branches, sources, generator=generator)
+    # Rings of a square neighbourhood; within a ring the order is drawn.
+    rings = offsets.abs().amax(3)
+    return rings.round() + jitter * (3.0 if shared else 0.5)
+
+
+class Dendritic(Connection):
+    r"""Synapses on dendritic branches.
+
+    :param sources, targets: numbers of units.
+    :param branches: basal branches K of each target unit.
+    :param kept: synapses of a branch: a share of the sources, or a number.
+    :param feedback: ``"tied"`` (through the open branches, an energy), ``"untied"`` (apical branches on the
+        source's units, with own weights that learn, as published), ``"random"``, ``"none"``.
+    :param apical: apical branches of each source unit, for feedback of their own.
+    :param apical_kept: synapses of an apical branch; default as ``kept``.
+    :param cables: learn the weights from branches to soma, instead of 1/K.
+    :param sampling: see :func:`branch_masks`; apical branches are wired at random.
+    :raises ConfigurationError: values that cannot work.
+    """
+
+    mask: Tensor
+    apical_mask: Tensor
+
+    def __init__(
+        self,
+        sources: int,
+        targets: int,
+        *,
+        branches: int = 8,
+        kept: float | int = 0.5,
+        feedback: str = "tied",
+        feedback_scale: float = 1.0,
+        apical: int = 2,
+        apical_kept: float | int | None = None,
+        cables: bool = False,
+        sampling: str = "random",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(feedback, feedback_scale)
+        for name, value in (("branches", branches), ("apical", apical)):
+            if type(value) is not int or value < 1:
+                raise ConfigurationError(f"{name} is {value!r}; it must be 1 or more")
+        self.sources, self.targets = sources, targets
+        self.branches, self.apical = branches, apical
+        mask = branch_masks(
+            sources, targets, branches, kept, sampling=sampling, generator=generator
+        )
+        self.register_buffer("mask", mask.view(targets * branches, sources))
+        # As published: from the dense fan-in, and biases from the fan-in that is left.
+        self.weight = uniform(
+            targets * branches, sources, bound=1 / math.sqrt(sources), generator=generator
+        )
+        bound = 1 / math.sqrt(synapses_per_branch(sources, kept))
+        self.bias = uniform(targets * branches, bound=bound, generator=generator)
+        self.cable = nn.Parameter(torch.full((targets, branches), 1 / branches)) if cables else None
+        with torch.no_grad():
+            self.weight.mul_(self.mask)
+        self.apical_weight: nn.Parameter | None = None
+        if feedback in ("untied", "random"):
+            learned = feedback == "untied"
+            kept = kept if apical_kept is None else apical_kept
+            apical_mask = branch_masks(targets, sources, apical, kept, generator=generator)
+            self.register_buffer("apical_mask", apical_mask.view(sources * apical, targets))
+            self.apical_weight = uniform(
+                sources * apical,
+                targets,
+                bound=1 / math.sqrt(targets),
+                generator=generator,
+                learned=learned,
+            )
+            with torch.no_grad():
+                self.apical_weight.mul_(self.apical_mask)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that the masks leave."""
+        count = int(self.mask.sum()) + self.bias.numel()
+        if self.cable is not None:
+            count += self.cable.numel()
+        if self.apical_weight is not None and self.apical_weight.requires_grad:
+            count += int(self.apical_mask.sum())
+        return count
+
+    def tensors(self) -> Weights:
+        own = (self.weight * self.mask, self.bias, self._cables())
+        if self.apical_weight is None:
+            return own
+        return (*own, self.apical_weight * self.apical_mask)
+
+    def _cables(self) -> Tensor:
+        if self.cable is not None:
+            return self.cable
+        return self.weight.new_full((1, 1), 1.0 / self.branches)
+
+    def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
+        weight, bias, cables, *_ = tensors
+        opened = nn.functional.linear(pre.flatten(1), weight, bias).relu()
+        return (opened.view(len(pre), self.targets, self.branches) * cables).sum(2)
+
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+        if self.apical_weight is not None:
+            opened = nn.functional.linear(post, tensors[3]).relu()
+            return opened.view(len(post), self.sources, self.apical).mean(2).view(pre.shape)
+        weight, bias, cables, *_ = tensors
+        opened = nn.functional.linear(pre.flatten(1), weight, bias) > 0
+        sent = (post.unsqueeze(2) * cables).expand(-1, -1, self.branches).flatten(1)
+        return ((sent * opened) @ weight).view(pre.shape)
+
+    def synapses(self, name: str) -> Synapses:
+        """Asleep the branches are the units that fire; a soma passes on the mean of its branches."""
+        return Synapses(
+            f"{name}.weight",
+            self.weight,
+            self.bias,
+            mask=self.mask,
+            branches=self.branches,
+        )
+
+
+class DendriticRNN(RecurrentNetwork):
+    r"""A layered recurrent network with dendrites (dendritic EP, arXiv:2605.08135).
+
+    .. math:: s_l \leftarrow \rho\big(d_l(s_{l-1}) + \gamma\, b_l(s_{l+1}, s_l)\big)
+
+    With ``feedback="tied"`` and ``feedback_scale=1`` it has an energy, and equilibrium propagation its exact
+    gradient. ``feedback="untied", feedback_scale=0.2`` is the published network, a vector field whose
+    gradient is local: apical branches with own weights, which no output layer has.
+
+    Main arguments:
+
+    :param sizes: units per layer, input first.
+    :param branches: basal branches of each unit.
+    :param kept: synapses of a branch: a share of the units below, or a number.
+    :param feedback: ``"tied"``, ``"untied"``, ``"random"`` or ``"none"``, see :class:`Dendritic`.
+    :param feedback_scale: :math:`\gamma`.
+    :param apical: apical branches of each hidden unit, where feedback has weights of its own.
+    :param learning: the learning rule.
+
+    Other arguments:
+
+    :param apical_kept, cables, sampling: see :class:`Dendritic`; fields are for the first layer.
+    :param activation, readout, order, dt: see :class:`RecurrentNetwork`.
+    :param generator: for weights, masks and time steps; default torch's global one.
+    :raises ConfigurationError: values that cannot work.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        branches: int = 8,
+        kept: float | int = 0.5,
+        feedback: str = "tied",
+        feedback_scale: float = 1.0,
+        apical: int = 2,
+        apical_kept: float | int | None = None,
+        cables: bool = False,
+        sampling: str = "random",
+        activation: str = "hard-sigmoid",
+        readout: str = "activated",
+        learning: RecurrentRule | None = None,
+        order: str = "red-black",
+        dt: float | TimeSteps = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        outside = readout == "softmax"
+        units = validated_sizes(sizes, hidden=1 if outside else 0)
+        inside = units[:-1] if outside else units
+        links = [
+            (
+                layer,
+                layer + 1,
+                Dendritic(
+                    pre,
+                    post,
+                    branches=branches,
+                    kept=kept,
+                    feedback=feedback if layer else "none",
+                    feedback_scale=feedback_scale,
+                    apical=apical,
+                    apical_kept=apical_kept,
+                    cables=cables,
+                    sampling="random" if layer else sampling,
+                    generator=generator,
+                ),
+            )
+            for layer, (pre, post) in enumerate(pairwise(inside))
+        ]
+        super().__init__(
+            [(size,) for size in inside],
+            links,
+            activation=activation,
+            readout=readout,
+            classes=units[-1],
+            learning=learning,
+            order=order,
+            dt=dt,
+            generator=generator,
+        )
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that the masks leave, the readout included."""
+        count = sum(link.connection.active_parameters for link in self.links)  # type: ignore[misc]
+        outside = self.readout_layer
+        return count + (0 if outside is None else sum(p.numel() for p in outside.parameters()))

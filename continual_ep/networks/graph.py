@@ -1,0 +1,368 @@
+"""Recurrent networks of any layers and connections."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
+from continual_ep.learning.rule import RecurrentRule
+from continual_ep.networks.activations import Activation, Identity, activation_named
+from continual_ep.networks.connections import Connection, Weights
+from continual_ep.networks.layered import checked_values, per_layer
+from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.networks.synapses import Synapses
+from continual_ep.relaxation import Relaxation
+from continual_ep.relaxation.time_steps import TimeSteps
+
+READOUTS = ("linear", "activated", "softmax")
+
+
+class Link(NamedTuple):
+    """A connection and the layers it connects; layer 0 is the input."""
+
+    source: int
+    target: int
+    connection: Connection
+
+
+class RecurrentNetwork(RecurrentModule):
+    r"""Layers of units, and connections between any of them, with a clamped input.
+
+    The networks by name (:class:`~continual_ep.networks.DendriticRNN`, ...) are this one with layers and
+    connections of a kind. Everything else is free to choose: learning rule, time steps, update order,
+    activation, readout.
+
+    :param shapes: of the layers, input first, ``(units,)`` or ``(channels, height, width)``.
+    :param links: who is wired to whom.
+    :param activation: of the hidden layers, by name.
+    :param readout: ``"linear"``, ``"activated"`` or ``"softmax"``, as of
+        :class:`~continual_ep.networks.MRNN`; a softmax readout is outside of the dynamics.
+    :param classes: outputs of a softmax readout.
+    :param learning: the learning rule; default
+        :class:`~continual_ep.learning.EquilibriumPropagation`.
+    :param order: update order, see :mod:`continual_ep.relaxation.orders`.
+    :param dt: time step in (0, 1], or :class:`~continual_ep.relaxation.TimeSteps`, one for each unit.
+    :param readout_bias: give a softmax readout biases.
+    :param generator: for what is drawn here (readout, time steps).
+    :raises ConfigurationError: unknown options, links that lead nowhere, layers that nothing reaches.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        links: Sequence[tuple[int, int, Connection]],
+        *,
+        activation: str = "hard-sigmoid",
+        readout: str = "activated",
+        classes: int | None = None,
+        learning: RecurrentRule | None = None,
+        order: str = "red-black",
+        dt: float | TimeSteps = 1.0,
+        readout_bias: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(learning or EquilibriumPropagation())
+        self.shapes = [tuple(shape) for shape in shapes]
+        if readout not in READOUTS:
+            raise ConfigurationError(f"readout {readout!r} is unknown; choose one of {READOUTS}")
+        self.readout, self.activation = readout, activation
+        self.links = [Link(*link) for link in links]
+        _check_links(self.links, len(self.shapes))
+        self.connections = nn.ModuleList(link.connection for link in self.links)
+        self.activations = self._activations()
+        self.relaxation = Relaxation(order, dt if isinstance(dt, float | int) else 1.0)
+        self._draw_time_steps(dt, generator)
+        self.readout_layer: nn.Linear | None = None
+        if readout == "softmax":
+            if classes is None:
+                raise ConfigurationError(
+                    "a softmax readout needs to know how many classes there are"
+                )
+            self.readout_layer = nn.Linear(math.prod(self.shapes[-1]), classes, bias=readout_bias)
+            with torch.no_grad():
+                bound = 1.0 / math.sqrt(self.readout_layer.in_features)
+                self.readout_layer.weight.uniform_(-bound, bound, generator=generator)
+                if readout_bias:
+                    self.readout_layer.bias.zero_()
+
+    def _activations(self) -> list[Activation]:
+        hidden: list[Activation] = [activation_named(self.activation) for _ in self.shapes[1:]]
+        if self.readout == "linear":
+            hidden[-1] = Identity()
+        return hidden
+
+    def _draw_time_steps(self, dt: float | TimeSteps, generator: torch.Generator | None) -> None:
+        self._own_time_steps = isinstance(dt, TimeSteps)
+        if isinstance(dt, TimeSteps):
+            for layer, shape in enumerate(self.shapes[1:]):
+                self.register_buffer(f"time_steps_{layer}", dt.drawn(shape, generator))
+
+    @property
+    def time_steps(self) -> list[Tensor] | None:
+        """The time step of each unit, by layer; None where one dt serves all."""
+        if not self._own_time_steps:
+            return None
+        return [getattr(self, f"time_steps_{layer}") for layer in range(len(self.shapes) - 1)]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of each layer, the input first, the readout last."""
+        own = [math.prod(shape) for shape in self.shapes]
+        return (*own, *([] if self.readout_layer is None else [self.readout_layer.out_features]))
+
+    @property
+    def dynamical_parameters(self) -> list[nn.Parameter]:
+        return list(self.connections.parameters())
+
+    @property
+    def readout_parameters(self) -> tuple[Tensor, Tensor | None] | None:
+        if self.readout_layer is None:
+            return None
+        return self.readout_layer.weight, self.readout_layer.bias
+
+    def read(self, state: Tensor) -> Tensor:
+        return super().read(state.flatten(1))
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether the currents derive from a primitive function."""
+        return all(link.connection.has_energy for link in self.links if link.source > 0)
+
+    def primitive(self, x: Tensor, states: Sequence[Tensor]) -> Tensor:
+        r""":math:`\Phi` per sample, ``(batch,)``.
+
+        :raises ConfigurationError: for a network without one.
+        """
+        if not self.has_energy:
+            raise ConfigurationError(
+                "this network has no primitive function: its feedback is not tied, or scaled"
+            )
+        layers = [x, *states]
+        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for source, target, connection in self.links:
+            drive = connection.drive(layers[source], connection.tensors())
+            total = total + (layers[target] * drive).flatten(1).sum(1)
+        return total
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        checked_values(x, math.prod(self.shapes[0]))
+        return x.reshape(len(x), *self.shapes[0])
+
+    def clamp(
+        self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, drive: Any = None
+    ) -> "ClampedGraph":
+        """The network with its input clamped; ``parameters`` None for no graph through them."""
+        if parameters is None:
+            with torch.no_grad():
+                tensors = [connection.tensors() for connection in self._connections()]
+        else:
+            tensors = [connection.tensors() for connection in self._connections()]
+        return ClampedGraph(x, self, tensors, drive or _drives(self.links, tensors, x))
+
+    def _connections(self) -> list[Connection]:
+        return [link.connection for link in self.links]
+
+    def parameter_groups(self, learning_rates: Sequence[float] | float) -> list[dict[str, Any]]:
+        """Optimizer groups with one learning rate per link, in their order, and the readout's last.
+
+        :raises ConfigurationError: unless there is one rate, or one for each.
+        """
+        modules: list[nn.Module] = [*self._connections()]
+        if self.readout_layer is not None:
+            modules.append(self.readout_layer)
+        rates = per_layer(learning_rates, len(modules), "learning rate")
+        groups = [
+            {"params": [p for p in module.parameters() if p.requires_grad], "lr": rate}
+            for module, rate in zip(modules, rates, strict=True)
+        ]
+        return [group for group in groups if group["params"]]
+
+    def synapses(self) -> list[Synapses]:
+        """The synapse layers that lead from input to output one after the other, the readout included.
+
+        :raises ConfigurationError: where connections are of a kind that does not sleep.
+        """
+        found = []
+        for number, (source, target, connection) in enumerate(self.links):
+            if target == source + 1:
+                layer = connection.synapses(f"connections.{number}")
+                if layer is None:
+                    raise ConfigurationError(
+                        f"{type(connection).__name__} connections cannot sleep"
+                    )
+                found.append(layer)
+        if self.readout_layer is not None:
+            parameters = dict(self.readout_layer.named_parameters())
+            weight, bias = parameters["weight"], parameters.get("bias")
+            found.append(Synapses("readout_layer.weight", weight, bias))
+        return found
+
+    def extra_repr(self) -> str:
+        return (
+            f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, readout={self.readout}, "
+            f"order={self.relaxation.order}, dt={'drawn' if self._own_time_steps else self.relaxation.dt}, "
+            f"learning={self.learning}"
+        )
+
+
+def _check_links(links: Sequence[Link], layers: int) -> None:
+    for source, target, _ in links:
+        if not (0 <= source < layers and 0 < target < layers) or source == target:
+            raise ConfigurationError(
+                f"a connection from layer {source} to layer {target} leads nowhere: layers are 0 (the "
+                f"input) to {layers - 1}, and the input is clamped"
+            )
+    reached = {0}
+    for _ in range(layers):
+        reached |= {link.target for link in links if link.source in reached}
+    lost = sorted(set(range(layers)) - reached)
+    if lost:
+        raise ConfigurationError(f"no path leads from the input to layers {lost}")
+
+
+def _drives(links: Sequence[Link], tensors: Sequence[Weights], x: Tensor) -> dict[int, Tensor]:
+    """What the clamped input contributes to the layers it is connected to."""
+    found: dict[int, Tensor] = {}
+    for (source, target, connection), own in zip(links, tensors, strict=True):
+        if source == 0:
+            drive = connection.drive(x, own)
+            found[target] = found[target] + drive if target in found else drive
+    return found
+
+
+@dataclass
+class ClampedGraph:
+    """A network of layers and connections with its input clamped.
+
+    :param x: the input, ``(batch, *shape)``.
+    :param tensors: of each connection, in the order of the links.
+    :param drive: what the input contributes, by layer (1 = first above the input).
+    """
+
+    x: Tensor
+    network: RecurrentNetwork
+    tensors: list[Weights]
+    drive: dict[int, Tensor]
+
+    @property
+    def activations(self) -> list[Activation]:
+        return self.network.activations
+
+    @property
+    def time_steps(self) -> list[Tensor] | None:
+        return self.network.time_steps
+
+    def initial_states(self) -> list[Tensor]:
+        """All units at zero."""
+        return [self.x.new_zeros(len(self.x), *shape) for shape in self.network.shapes[1:]]
+
+    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """The total input current of ``layer`` (0 = first above the input)."""
+        number = layer + 1
+        total = self.drive.get(number)
+        for (source, target, connection), own in zip(self.network.links, self.tensors, strict=True):
+            part: Tensor | None = None
+            if target == number and source > 0:
+                part = connection.drive(states[source - 1], own)
+            elif source == number and connection.has_feedback:
+                part = connection.back(states[target - 1], states[layer], own)
+                if connection.feedback_scale != 1.0:
+                    part = part * connection.feedback_scale
+            if part is not None:
+                total = part if total is None else total + part
+        if total is None:
+            total = torch.zeros_like(states[layer])
+        if out is None:
+            return total
+        return out.copy_(total)
+
+    def repeated(self, times: int) -> "ClampedGraph":
+        drive = {layer: torch.cat([value] * times) for layer, value in self.drive.items()}
+        return replace(self, x=torch.cat([self.x] * times), drive=drive)
+
+    def contrast(
+        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """See :class:`~continual_ep.learning.rule.Teachable`; autograd differentiates the local energies."""
+        one, two = [self.x, *first], [self.x, *second]
+
+        def energy(tensors: Sequence[Weights], x: Tensor) -> Tensor:
+            total = x.new_zeros(())
+            for (source, target, connection), own in zip(self.network.links, tensors, strict=True):
+                if source == 0:  # the same presynaptic side: the difference suffices
+                    drive = connection.drive(x, own)
+                    total = total + strength * ((one[target] - two[target]) * drive).sum()
+                else:
+                    total = total + strength * connection.local_energy(
+                        one[target], one[source], own
+                    )
+                    total = total - strength * connection.local_energy(
+                        two[target], two[source], own
+                    )
+            return total
+
+        return self._differentiated(energy)
+
+    def pulled_back(
+        self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """See :class:`~continual_ep.learning.rule.Teachable`."""
+
+        def product(tensors: Sequence[Weights], x: Tensor) -> Tensor:
+            clamped = replace(
+                self, x=x, tensors=list(tensors), drive=_drives(self.network.links, tensors, x)
+            )
+            currents = (clamped.current(layer, states) for layer in range(len(states)))
+            parts = [(a * u).sum() for a, u in zip(adjoints, currents, strict=True)]
+            return torch.stack(parts).sum()
+
+        return self._differentiated(product)
+
+    def _differentiated(self, function: Any) -> tuple[list[Tensor], Tensor]:
+        with torch.enable_grad():
+            x = self.x.detach().requires_grad_()
+            tensors = [link.connection.tensors() for link in self.network.links]
+            parameters = self.network.dynamical_parameters
+            wanted = [p for p in parameters if p.requires_grad]
+            found = torch.autograd.grad(function(tensors, x), [x, *wanted], allow_unused=True)
+        gradient = dict(zip(map(id, wanted), found[1:], strict=True))
+        gradients = [gradient.get(id(p)) for p in parameters]
+        zeros = [
+            torch.zeros_like(p) if g is None else g
+            for p, g in zip(parameters, gradients, strict=True)
+        ]
+        return zeros, torch.zeros_like(x) if found[0] is None else found[0]
+
+    def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            activation.slope(self.current(layer, states))
+            for layer, activation in enumerate(self.activations)
+        ]
+
+    def adjoint_current(
+        self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> Tensor:
+        with torch.enable_grad():
+            leaf = states[layer].detach().requires_grad_()
+            moved = [*states[:layer], leaf, *states[layer + 1 :]]
+            currents = [self.current(number, moved) for number in range(len(states))]
+            parts = [(a * u).sum() for a, u in zip(adjoints, currents, strict=True)]
+            total = torch.stack(parts).sum()
+            if not total.requires_grad:
+                return torch.zeros_like(leaf)
+            (found,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        return torch.zeros_like(leaf) if found is None else found
+
+    def blame(self) -> str | None:
+        """Whether the input or a parameter is not finite, and which."""
+        if not bool(self.x.isfinite().all()):
+            return "the input holds NaN or infinity: clean the data"
+        for name, value in self.network.named_parameters():
+            if not bool(value.isfinite().all()):
+                return f"{name} holds NaN or infinity: lower the learning rate"
+        return None

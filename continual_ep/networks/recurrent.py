@@ -1,0 +1,161 @@
+"""What all networks share that settle: a learning rule, a free phase, a readout, and statistics of both."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError, warn_user
+from continual_ep.learning.rule import RecurrentRule
+from continual_ep.networks.activations import Activation
+from continual_ep.relaxation import Relaxation, Settled, settle
+
+#: Without a tolerance, a free phase whose units still move by more than this per step is reported.
+UNSETTLED = 0.05
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Statistics of a free phase.
+
+    :param steps: the number of steps taken.
+    :param residual: the largest change of any unit in the last step.
+    :param settled: whether the residual is below the tolerance (or :data:`UNSETTLED` without one).
+    """
+
+    steps: int
+    residual: float
+    settled: bool
+
+
+class RecurrentModule(nn.Module):
+    """A network that settles with its input clamped, and learns by any rule that finds a gradient there.
+
+    ``network(x)`` settles to the free equilibrium and returns the readout; ``loss.backward()`` then runs
+    the second phase of the learning rule. A subclass says what is wired to what: how to clamp an input,
+    which parameters take part in the dynamics, and how the output is read.
+    """
+
+    relaxation: Relaxation
+    #: One for each layer that takes part in the dynamics.
+    activations: list[Activation]
+
+    def __init__(self, learning: RecurrentRule) -> None:
+        super().__init__()
+        self.settling: Settling | None = None
+        self._warned: set[str] = set()
+        self.learning = learning
+
+    @property
+    def learning(self) -> RecurrentRule:
+        """The learning rule; may be replaced at any time."""
+        return self._learning
+
+    @learning.setter
+    def learning(self, rule: RecurrentRule) -> None:
+        if not isinstance(rule, RecurrentRule):
+            raise ConfigurationError(
+                f"{type(self).__name__} cannot learn by {type(rule).__name__}: it needs a rule for "
+                "recurrent networks (EquilibriumPropagation, BPTT, EquilibriumGradient, ...); Backprop "
+                "is for an MLP"
+            )
+        self._learning = rule
+
+    # -- what a subclass says ----------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def dynamical_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the layers that take part in the dynamics."""
+
+    @abstractmethod
+    def clamp(
+        self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, drive: Any = None
+    ) -> Any:
+        """The network with its input clamped, see :class:`~continual_ep.relaxation.settle.Clamped`.
+
+        :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
+        :param drive: what the clamped input contributes, if it is known already.
+        """
+
+    @abstractmethod
+    def checked_input(self, x: Tensor) -> Tensor:
+        """``x`` in the shape that the network takes.
+
+        :raises InputError: for an input that does not fit.
+        """
+
+    @property
+    def readout_parameters(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight and bias of a readout outside of the dynamics; None if the last layer is read as it is."""
+        return None
+
+    def read(self, state: Tensor) -> Tensor:
+        """The readout of the last dynamical layer's state, ``(batch, classes)``."""
+        outside = self.readout_parameters
+        return state if outside is None else nn.functional.linear(state, *outside)
+
+    # -- the dynamics ------------------------------------------------------------------------------
+
+    def settle(
+        self,
+        x: Tensor,
+        *,
+        steps: int | None = None,
+        tolerance: float | None = None,
+        trace: bool = False,
+    ) -> Settled:
+        """The free phase on its own, without a graph.
+
+        :param x: the input, ``(batch, ...)``.
+        :param steps: default: those of the learning rule; likewise ``tolerance``.
+        :param trace: keep the states after every step.
+        :returns: states, steps, residual, trace.
+        :raises DivergenceError: when a state becomes NaN or infinite.
+        """
+        steps = self.learning.free_steps if steps is None else steps
+        tolerance = self.learning.tolerance if tolerance is None else tolerance
+        with torch.no_grad():
+            clamped = self.clamp(self.checked_input(x))
+            return settle(clamped, self.relaxation, steps=steps, tolerance=tolerance, trace=trace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The readout at the free equilibrium, ``(batch, classes)``.
+
+        :raises InputError: for an input that does not fit.
+        :raises DivergenceError: when a state becomes NaN or infinite.
+        """
+        x = self.checked_input(x)
+        # A contrast of two nearby states needs all the bits there are: autocast would take them.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.learning.settled_output(self, x.to(self.dynamical_parameters[0].dtype))
+
+    def activities(self, x: Tensor) -> list[Tensor]:
+        """The activations of all layers at the free equilibrium and the readout, without a graph."""
+        with torch.no_grad():
+            states = self.settle(x).states
+            outside = self.readout_parameters is not None
+            return [*states, self.read(states[-1])] if outside else states
+
+    # -- what is said of it ------------------------------------------------------------------------
+
+    def note_settling(self, settled: Settled, tolerance: float | None) -> None:
+        """Keep the statistics of a free phase; warn once in the life of this network."""
+        limit = UNSETTLED if tolerance is None else tolerance
+        self.settling = Settling(settled.steps, settled.residual, settled.residual <= limit)
+        if not self.settling.settled:
+            self.warn_once(
+                f"the free phase did not settle: after {settled.steps} steps a unit still moved by "
+                f"{settled.residual:.2g} per step (limit {limit:g}). Give more free_steps, or lower dt or "
+                "the gain. This is said once; network.settling holds the statistics of the last phase."
+            )
+
+    def warn_once(self, message: str) -> None:
+        """Warn of a kind of trouble once in the life of this network."""
+        kind = message.split(":")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warn_user(message)
