@@ -1,6 +1,9 @@
 """What is wired to what: networks as PyTorch modules."""
 
 from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
+from continual_ep.networks.connections import Connection, Dense
+from continual_ep.networks.dendrites import Dendritic, DendriticRNN
+from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.mlp import MLP
 from continual_ep.networks.mrnn import MRNN
 from continual_ep.networks.recurrent import RecurrentModule, Settling
@@ -15,7 +18,12 @@ __all__ = [
     "MLP",
     "MRNN",
     "NETWORKS",
+    "Connection",
+    "Dendritic",
+    "DendriticRNN",
+    "Dense",
     "RecurrentModule",
+    "RecurrentNetwork",
     "Settling",
     "Synapses",
 ]

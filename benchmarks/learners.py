@@ -1,0 +1,189 @@
+"""Test error of networks of the family that learn all classes at once.
+
+    python benchmarks/learners.py NAME ... --data DATA --stream mnist --seeds 0:3 --epochs 10
+    python benchmarks/learners.py --list
+
+DATA holds torchvision's MNIST/raw and FashionMNIST/raw; other streams by arrays:FILE.npz. --validation holds
+out a sixth of the training images and measures on that, for choosing settings. One JSON line per epoch
+in --out; a run that was killed starts again from its last epoch.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.learning import BPTT, EquilibriumPropagation, SquaredError
+from continual_ep.networks import MRNN, DendriticRNN
+from continual_ep.streams import class_incremental
+
+
+@dataclass
+class Setting:
+    """A network with its optimizer.
+
+    :param make: ``generator -> network``.
+    :param rates: one learning rate for each connection, first to last.
+    """
+
+    make: Callable[[torch.Generator], nn.Module]
+    rates: list[float]
+    momentum: float = 0.0
+    batch: int = 64
+    adam: bool = False
+    loss: type = SquaredError
+    decay: float = 1.0
+    note: str = field(default="")
+
+
+def public_ep(**more) -> EquilibriumPropagation:
+    """The rule of the public dendritic settings: 60 and 12 synchronous steps, here half as red-black."""
+    return EquilibriumPropagation(0.1, free_steps=30, nudged_steps=6, nudging="loss", **more)
+
+
+def dendritic(hidden: list[int], **options) -> Callable[[torch.Generator], nn.Module]:
+    learning = options.pop("learning", public_ep())
+    return lambda generator: DendriticRNN(
+        [784, *hidden, 10], generator=generator, learning=learning, **options
+    )
+
+
+def plain(hidden: list[int], **options) -> Callable[[torch.Generator], nn.Module]:
+    learning = options.pop("learning", public_ep())
+    return lambda generator: MRNN(
+        [784, *hidden, 10],
+        readout="activated",
+        bias=True,
+        generator=generator,
+        learning=learning,
+        **options,
+    )
+
+
+def settings() -> dict[str, Setting]:
+    published = {"feedback": "untied", "feedback_scale": 0.2}
+    through_time = BPTT(free_steps=30, backward_steps=6)
+    found = {}
+    for name, hidden, rates in (
+        ("1", [256], [0.4, 0.02]),
+        ("3", [256] * 3, [0.4, 0.1, 0.05, 0.02]),
+    ):
+        public = {"rates": rates, "momentum": 0.9}
+        found[f"dendritic-ep-{name}"] = Setting(dendritic(hidden, **published), **public)
+        found[f"dendritic-ep-tied-{name}"] = Setting(dendritic(hidden), **public)
+        found[f"dendritic-bptt-{name}"] = Setting(
+            dendritic(hidden, learning=through_time, **published), **public
+        )
+        found[f"ep-{name}"] = Setting(plain(hidden), **public)
+    # As many parameters as the dendritic network has active ones.
+    found["ep-equal-1"] = Setting(plain([1030]), [0.4, 0.02], 0.9)
+    found["ep-equal-3"] = Setting(plain([760] * 3), [0.4, 0.1, 0.05, 0.02], 0.9)
+    return found
+
+
+def load(args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images in [0, 1], flat, and labels: train and test (or validation) part."""
+    held = 1 / 6 if args.validation else 0.0
+    benchmark = class_incremental(
+        args.stream, 1, root=args.data, seed=None if not args.validation else 0, validation=held
+    )
+    parts = []
+    for name in ("train", "validation" if args.validation else "test"):
+        data = benchmark.streams[name][0].dataset
+        parts += [torch.stack([x for x, *_ in data]), torch.tensor(list(data.targets))]
+    return tuple(parts)
+
+
+def error(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of wrong answers, in per cent."""
+    with torch.no_grad():
+        pairs = zip(x.split(1000), y.split(1000), strict=True)
+        wrong = sum(int((network(a).argmax(1) != b).sum()) for a, b in pairs)
+    return 100.0 * wrong / len(y)
+
+
+def train(name: str, setting: Setting, seed: int, data: tuple, args: argparse.Namespace) -> None:
+    x, y, test_x, test_y = data
+    generator = torch.Generator().manual_seed(seed)
+    network = setting.make(generator)
+    groups = network.parameter_groups(setting.rates)
+    if setting.adam:
+        optimizer = torch.optim.Adam(groups, lr=setting.rates[0])
+    else:
+        optimizer = torch.optim.SGD(groups, lr=setting.rates[0], momentum=setting.momentum)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, setting.decay)
+    criterion = setting.loss()
+    state = args.out.with_suffix(f".{name}.{Path(args.stream).stem}.{seed}.pt")
+    first = 1
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        generator.set_state(saved["generator"])
+        first = saved["epoch"] + 1
+    for epoch in range(first, args.epochs + 1):
+        begin = time.perf_counter()
+        for batch in torch.randperm(len(x), generator=generator).split(setting.batch):
+            optimizer.zero_grad()
+            criterion(network(x[batch]), y[batch]).backward()
+            optimizer.step()
+        schedule.step()
+        line = {
+            "name": name,
+            "stream": Path(args.stream).stem,
+            "seed": seed,
+            "epoch": epoch,
+            "error": round(error(network, test_x, test_y), 3),
+            "seconds": round(time.perf_counter() - begin, 1),
+            "validation": args.validation,
+            "torch": torch.__version__,
+        }
+        print(json.dumps(line), flush=True)
+        with args.out.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        torch.save(
+            {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "generator": generator.get_state(),
+                "epoch": epoch,
+            },
+            state,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--stream", default="mnist")
+    parser.add_argument("--seeds", default="0:1")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/learners.jsonl"))
+    args = parser.parse_args()
+    known = settings()
+    if args.list:
+        print("\n".join(known))
+        return
+    torch.set_num_threads(1)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    data = load(args)
+    first, _, end = args.seeds.partition(":")
+    for seed in range(int(first), int(end or first) + (not end)):
+        for name in args.names:
+            train(name, known[name], seed, data, args)
+
+
+if __name__ == "__main__":
+    main()
