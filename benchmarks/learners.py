@@ -10,15 +10,23 @@ in --out; a run that was killed starts again from its last epoch.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from continual_ep.learning import BPTT, EquilibriumPropagation, SquaredError
+from continual_ep.learning import (
+    BPTT,
+    ContrastiveHebbian,
+    CrossEntropy,
+    EquilibriumPropagation,
+    SquaredError,
+)
 from continual_ep.networks import MRNN, DendriticRNN
 from continual_ep.streams import class_incremental
 
@@ -65,6 +73,42 @@ def plain(hidden: list[int], **options) -> Callable[[torch.Generator], nn.Module
     )
 
 
+def glorot(sizes: list[int]) -> list[float]:
+    """Gains that make weights U(+-sqrt(6 / (n_in + n_out)))."""
+    return [math.sqrt(6 * pre / (pre + post)) for pre, post in pairwise(sizes)]
+
+
+def fre(
+    hidden: list[int], scale: float, steps: tuple[int, int], repaired: bool, dtype=torch.float32
+) -> Setting:
+    """FRE-RNN: published, or divided by its feedback scales with the teaching signal as a difference."""
+    more = {"corrected": True, "teaching": "difference"} if repaired else {}
+    learning = EquilibriumPropagation(
+        0.1,
+        estimator="one-sided",
+        update="postsynaptic",
+        free_steps=steps[0],
+        nudged_steps=steps[1],
+        **more,
+    )
+    sizes = [784, *hidden, 10]
+
+    def make(generator: torch.Generator) -> nn.Module:
+        network = MRNN(
+            sizes,
+            activation="tanh",
+            readout="softmax",
+            gain=glorot(sizes),
+            feedback_scale=scale,
+            order="synchronous",
+            learning=learning,
+            generator=generator,
+        )
+        return network.to(dtype)
+
+    return Setting(make, [1e-3] * (len(sizes) - 1), batch=500, adam=True, loss=CrossEntropy)
+
+
 def settings() -> dict[str, Setting]:
     published = {"feedback": "untied", "feedback_scale": 0.2}
     through_time = BPTT(free_steps=30, backward_steps=6)
@@ -83,6 +127,36 @@ def settings() -> dict[str, Setting]:
     # As many parameters as the dendritic network has active ones.
     found["ep-equal-1"] = Setting(plain([1030]), [0.4, 0.02], 0.9)
     found["ep-equal-3"] = Setting(plain([760] * 3), [0.4, 0.1, 0.05, 0.02], 0.9)
+    for repaired in (False, True):
+        end = "-repaired" if repaired else ""
+        found[f"fre-2x512{end}"] = fre([512] * 2, 0.01, (10, 5), repaired)
+        found[f"fre-5x64{end}"] = fre([64] * 5, 0.01, (20, 10), repaired)
+        found[f"fre-10x64{end}"] = fre([64] * 10, 0.1, (100, 50), repaired)
+        found[f"fre-10x64-weak{end}"] = fre([64] * 10, 0.01, (40, 20), repaired)
+    chl = ContrastiveHebbian(free_steps=20, clamped_steps=20, tolerance=1e-4)
+    found["chl"] = Setting(
+        plain([256], learning=chl, gain=0.5, feedback_scale=0.3), [0.5, 0.5], batch=50, decay=0.9
+    )
+    # As published: leaky steps, so that the target fades slowly while the states adapt.
+    for name, more in (
+        ("", {}),
+        ("-adapted", {"adaptation_steps": 20, "adaptation_rate": 0.1}),
+    ):
+        rule = ContrastiveHebbian(
+            free_steps=120, clamped_steps=120, update="clamped-presynaptic", **more
+        )
+        found[f"chl-leaky{name}"] = Setting(
+            plain(
+                [50],
+                learning=rule,
+                activation="shifted-sigmoid",
+                gain=0.5,
+                dt=0.1,
+                order="synchronous",
+            ),
+            [0.1, 0.1],
+            batch=10,
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.bptt import BPTT
+from continual_ep.learning.contrastive_hebbian import ContrastiveHebbian
 from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.losses import LOSSES, CrossEntropy, NudgingLoss, SquaredError
@@ -12,6 +13,7 @@ from continual_ep.learning.rule import RecurrentRule
 LEARNING_RULES: dict[str, type] = {
     "equilibrium-propagation": EquilibriumPropagation,
     "bptt": BPTT,
+    "contrastive-hebbian": ContrastiveHebbian,
     "equilibrium-gradient": EquilibriumGradient,
     "backprop": Backprop,
 }
@@ -21,6 +23,7 @@ __all__ = [
     "LEARNING_RULES",
     "LOSSES",
     "Backprop",
+    "ContrastiveHebbian",
     "CrossEntropy",
     "EquilibriumGradient",
     "EquilibriumPropagation",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.learning.adaptation import adapted, checked_adaptation
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
@@ -26,6 +27,11 @@ from continual_ep.relaxation import Nudge, settle
 
 ESTIMATORS = ("centered", "one-sided", "random-sign")
 NUDGINGS = ("force", "loss")
+UPDATES = ("contrast", "postsynaptic")
+TEACHINGS = ("states", "difference")
+
+#: A teaching signal smaller than this part of the states it is a difference of is rounding noise.
+RESOLUTION = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,14 @@ class EquilibriumPropagation(SecondPhaseRule):
     :param nudging: ``"force"``: the output is pushed along the gradient that autograd hands over, held
         fixed, under any loss. ``"loss"``: the loss is evaluated again at every step, as published; needs
         :class:`~continual_ep.learning.SquaredError` or :class:`~continual_ep.learning.CrossEntropy`.
+    :param update: ``"contrast"``, or ``"postsynaptic"``: the difference of the postsynaptic states times the
+        free presynaptic state (FRE-RNN, arXiv:2508.11659), for networks whose feedback is scaled down.
+    :param corrected: divide each layer's gradient by the feedback scales between it and the output, which
+        the published rule leaves in.
+    :param teaching: ``"states"``, or ``"difference"``: the signal travels as a small change around the free
+        equilibrium, the limit of a vanishing ``beta``, without rounding however small it is.
+    :param adaptation_steps: steps of adjusted adaptation after each nudged phase;
+        :param adaptation_rate: its c. See :mod:`continual_ep.learning.adaptation`.
     :raises ConfigurationError: for an impossible value.
 
     Networks with untied feedback have no energy. There the Hebbian products of the two nudged states
@@ -60,11 +74,21 @@ class EquilibriumPropagation(SecondPhaseRule):
     nudged_steps: int = 6
     tolerance: float | None = None
     nudging: str = "force"
+    update: str = "contrast"
+    corrected: bool = False
+    teaching: str = "states"
+    adaptation_steps: int = 0
+    adaptation_rate: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < float("inf"):
             raise ConfigurationError(f"beta is {self.beta}; it must be positive and finite")
-        for name, allowed in (("estimator", ESTIMATORS), ("nudging", NUDGINGS)):
+        for name, allowed in (
+            ("estimator", ESTIMATORS),
+            ("nudging", NUDGINGS),
+            ("update", UPDATES),
+            ("teaching", TEACHINGS),
+        ):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
@@ -73,19 +97,75 @@ class EquilibriumPropagation(SecondPhaseRule):
             raise ConfigurationError(
                 f"beta is {self.beta}: a nudge away from the target is stable for beta < 1 only"
             )
+        if self.teaching == "difference" and (self.nudging != "force" or self.adaptation_steps):
+            raise ConfigurationError(
+                "teaching='difference' carries the force alone: it needs nudging='force' and no adaptation"
+            )
+        checked_adaptation(self.adaptation_steps, self.adaptation_rate)
         checked_positive("free_steps", self.free_steps)
         checked_positive("nudged_steps", self.nudged_steps)
         checked_tolerance(self.tolerance)
 
     def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
         scale = self._force_scale(phase, output_gradient)
+        if self.teaching == "difference":
+            return self._by_difference(phase, output_gradient, scale)
         betas = self._betas()
         if scale == 0.0:
             nudged, free = phase.states, phase.states
         else:
             nudged, free = self._nudged_states(phase, -output_gradient / scale, betas)
         strength = -scale / (betas[0] - (betas[1] if len(betas) > 1 else 0.0))
-        return phase.clamped.contrast(nudged, free, strength)
+        self._look_at_resolution(phase, nudged, free)
+        if self.update == "contrast":
+            found = phase.clamped.contrast(nudged, free, strength)
+        else:
+            changes = [strength * (a - b) for a, b in zip(nudged, free, strict=True)]
+            found = phase.clamped.postsynaptic(changes, phase.states)
+        return (phase.clamped.corrected(found[0]), found[1]) if self.corrected else found
+
+    def _by_difference(
+        self, phase: FreePhase, output_gradient: Tensor, scale: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """The limit of a vanishing beta: small changes settle around the free equilibrium."""
+        clamped, states = phase.clamped, phase.states
+        changes = [torch.zeros_like(state) for state in states]
+        if scale > 0.0:
+            force = -output_gradient / scale
+            settled = settle(
+                clamped.linearised(clamped.slopes(states), corrected=self.corrected),
+                phase.network.relaxation,
+                steps=self.nudged_steps,
+                tolerance=self.tolerance,
+                nudge=lambda current, state: current.add_(force),
+                phase="teaching phase",
+            )
+            changes = [-scale * change for change in settled.states]
+        if self.update == "postsynaptic":
+            return clamped.postsynaptic(changes, states)
+        if self.corrected:  # in units of their own layers, changes cannot be added up
+            factors = clamped.attenuations()
+            changes = [c * factor for c, factor in zip(changes, factors, strict=True)]
+        found = clamped.pulled_forward(changes, states)
+        return (clamped.corrected(found[0]), found[1]) if self.corrected else found
+
+    def _look_at_resolution(
+        self, phase: FreePhase, nudged: list[Tensor], free: list[Tensor]
+    ) -> None:
+        """Warn, once, of a signal that is lost in the rounding of the states that carry it."""
+        factors = phase.clamped.attenuations()
+        limit = RESOLUTION.get(free[0].dtype, 0.0)
+        if min(factors) * self.beta > 100 * limit:
+            return
+        for layer, (a, b) in enumerate(zip(nudged, free, strict=True), start=1):
+            signal, size = float((a - b).abs().max()), float(b.abs().max())
+            if 0.0 < size and signal < limit * size:
+                phase.network.warn_once(
+                    f"the teaching signal is lost in rounding: in layer {layer} it is {signal:.1g} of states "
+                    f"up to {size:.2g} in {str(b.dtype).removeprefix('torch.')}. Use "
+                    "teaching='difference', a larger feedback_scale, or network.double()."
+                )
+                return
 
     def _betas(self) -> tuple[float, ...]:
         if self.estimator == "centered":
@@ -117,18 +197,30 @@ class EquilibriumPropagation(SecondPhaseRule):
         start = [torch.cat([state] * times) for state in phase.states]
         strengths = torch.tensor(betas, dtype=force.dtype, device=force.device)
         strengths = strengths.repeat_interleave(len(force)).unsqueeze(1)
+        nudge = self._nudge(phase, force.repeat(times, 1), strengths, start[-1])
         settled = settle(
             clamped,
             phase.network.relaxation,
             steps=self.nudged_steps,
             start=start,
             tolerance=self.tolerance,
-            nudge=self._nudge(phase, force.repeat(times, 1), strengths, start[-1]),
+            nudge=nudge,
             phase="nudged phase",
         )
+        states = settled.states
+        if self.adaptation_steps:
+            states = adapted(
+                clamped,
+                phase.network.relaxation,
+                states,
+                start,
+                steps=self.adaptation_steps,
+                rate=self.adaptation_rate,
+                nudge=nudge,
+            )
         if times == 1:
-            return settled.states, phase.states
-        first, second = zip(*(state.chunk(2) for state in settled.states), strict=True)
+            return states, phase.states
+        first, second = zip(*(state.chunk(2) for state in states), strict=True)
         return list(first), list(second)
 
     def _nudge(self, phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor) -> Nudge:

@@ -12,6 +12,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.activations import Activation, Identity, activation_named
+from continual_ep.networks.clamped import Slope
 from continual_ep.networks.connections import Connection, Weights
 from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.recurrent import RecurrentModule
@@ -308,6 +309,64 @@ class ClampedGraph:
 
         return self._differentiated(energy)
 
+    def postsynaptic(
+        self, changes: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        post, pre = [self.x, *changes], [self.x, *states]
+
+        def energy(tensors: Sequence[Weights], x: Tensor) -> Tensor:
+            total = x.new_zeros(())
+            for (source, target, connection), own in zip(self.network.links, tensors, strict=True):
+                below = x if source == 0 else pre[source]
+                total = total + connection.local_energy(post[target], below, own)
+            return total
+
+        return self._differentiated(energy)
+
+    def pulled_forward(
+        self, changes: Sequence[Tensor], states: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        _need_linear(self.network)
+        one, moved = self.postsynaptic(changes, states)
+        zero = torch.zeros_like(self.x)
+        two, _ = replace(self, x=zero).postsynaptic(states, changes)
+        names = [name for name, _ in self.network.connections.named_parameters()]
+        # A bias sees the change of its layer alone.
+        found = [
+            a if name.endswith("bias") else a + b
+            for name, a, b in zip(names, one, two, strict=True)
+        ]
+        return found, moved
+
+    def attenuations(self) -> list[float]:
+        """See :class:`~continual_ep.learning.rule.Teachable`; along the strongest way."""
+        layers = len(self.network.shapes)
+        best = [0.0] * layers
+        best[-1] = 1.0
+        for _ in range(layers):
+            for source, target, connection in self.network.links:
+                if source > 0 and connection.has_feedback:
+                    best[source] = max(best[source], connection.feedback_scale * best[target])
+        return [value or 1.0 for value in best[1:]]
+
+    def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
+        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        factors = [1.0, *self.attenuations()]
+        each = [
+            factors[target]
+            for _, target, connection in self.network.links
+            for _ in connection.parameters()
+        ]
+        return [g / factor for g, factor in zip(gradients, each, strict=True)]
+
+    def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallGraphChanges":
+        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        _need_linear(self.network)
+        factors = self.attenuations() if corrected else [1.0] * len(slopes)
+        return SmallGraphChanges(self, list(slopes), factors)
+
     def pulled_back(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor]:
@@ -366,3 +425,58 @@ class ClampedGraph:
             if not bool(value.isfinite().all()):
                 return f"{name} holds NaN or infinity: lower the learning rate"
         return None
+
+
+def _need_linear(network: RecurrentNetwork) -> None:
+    bent = [type(link.connection).__name__ for link in network.links if not link.connection.linear]
+    if bent:
+        raise ConfigurationError(
+            f"teaching='difference' needs currents that are linear in the states; {bent[0]} connections are "
+            "not: use teaching='states'"
+        )
+
+
+@dataclass
+class SmallGraphChanges:
+    r"""Small changes around an equilibrium, in units of the layers' attenuations :math:`c_l`.
+
+    .. math:: \delta_l \leftarrow \rho_l' \sum_k A_{lk}\, \frac{c_k}{c_l}\, \delta_k
+    """
+
+    network: ClampedGraph
+    slopes: list[Tensor]
+    factors: list[float]
+
+    @property
+    def activations(self) -> list[Activation]:
+        return [Slope(factor) for factor in self.slopes]
+
+    @property
+    def time_steps(self) -> Sequence[Tensor] | None:
+        return self.network.time_steps
+
+    def initial_states(self) -> list[Tensor]:
+        """No change anywhere."""
+        return [torch.zeros_like(slope) for slope in self.slopes]
+
+    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """The current of a layer's change: without drives, without biases."""
+        own, number = self.factors[layer], layer + 1
+        total = torch.zeros_like(states[layer])
+        graph = self.network.network
+        for (source, target, connection), tensors in zip(
+            graph.links, self.network.tensors, strict=True
+        ):
+            if target == number and source > 0:
+                change = states[source - 1]
+                rest = connection.drive(torch.zeros_like(change[:1]), tensors)
+                part = connection.drive(change, tensors) - rest
+                total = total + self.factors[source - 1] / own * part
+            elif source == number and connection.has_feedback:
+                part = connection.back(states[target - 1], states[layer], tensors)
+                factor = connection.feedback_scale * self.factors[target - 1] / own
+                total = total + factor * part
+        return total if out is None else out.copy_(total)
+
+    def blame(self) -> str | None:
+        return self.network.blame()

@@ -1,0 +1,47 @@
+r"""Adjusted adaptation: after the teaching phase the states are pulled back to the free equilibrium.
+
+.. math:: s \leftarrow (1 - c)\, F(s) + c\, s^*
+
+with F one step of the network's own dynamics. Source: Kubo, Chalmers and Luczak 2022 (arXiv:2204.14008).
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.relaxation import Nudge, Relaxation, settle
+from continual_ep.relaxation.settle import Clamped
+
+
+def checked_adaptation(steps: int, rate: float) -> None:
+    """:raises ConfigurationError: for a number of steps or a rate that cannot be."""
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise ConfigurationError(
+            f"adaptation_steps is {steps!r}; it must be an integer of 0 or more"
+        )
+    if not 0 < rate < 1:
+        raise ConfigurationError(f"adaptation_rate is {rate}; it must lie in (0, 1)")
+
+
+def adapted(
+    clamped: Clamped,
+    relaxation: Relaxation,
+    states: Sequence[Tensor],
+    free: Sequence[Tensor],
+    *,
+    steps: int,
+    rate: float,
+    nudge: Nudge | None = None,
+) -> list[Tensor]:
+    """The states after ``steps`` steps of adaptation.
+
+    :param states: after the teaching phase; :param free: the equilibrium that they are pulled to.
+    :param rate: c, in (0, 1).
+    :param nudge: what stays on meanwhile.
+    """
+    found = list(states)
+    for _ in range(steps):
+        settled = settle(clamped, relaxation, steps=1, start=found, nudge=nudge, phase="adaptation")
+        found = [state.lerp_(rest, rate) for state, rest in zip(settled.states, free, strict=True)]
+    return found

@@ -1,0 +1,147 @@
+r"""Contrastive Hebbian learning: what the clamped output changes is learned, what was free is unlearned.
+
+.. math:: \Delta W_l \propto \langle \hat s_l \hat s_{l-1}^T \rangle - \langle s_l s_{l-1}^T \rangle
+
+with :math:`\hat s` settled while the output is held at the target. Source: Movellan 1991; Xie and Seung 2003
+(doi:10.1162/089976603762552988), who show that with small feedback it is back-propagation, once each
+layer's change is divided by the product of the feedback scales above it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.adaptation import adapted, checked_adaptation
+from continual_ep.learning.losses import SquaredError
+from continual_ep.learning.rule import (
+    FreePhase,
+    SecondPhaseRule,
+    Teachable,
+    checked_positive,
+    checked_tolerance,
+)
+from continual_ep.networks.activations import Activation
+from continual_ep.relaxation import settle
+
+UPDATES = ("contrast", "clamped-presynaptic")
+
+
+@dataclass(frozen=True)
+class ContrastiveHebbian(SecondPhaseRule):
+    """Contrastive Hebbian learning (CHL).
+
+    The loss has to be :class:`~continual_ep.learning.SquaredError` on an output inside the dynamics: its
+    target is what the output is held at.
+
+    :param free_steps: steps of the free phase.
+    :param clamped_steps: steps of the clamped phase, which starts from the free equilibrium.
+    :param tolerance: stop a phase when no unit changed by more than this in a step; default: never.
+    :param update: ``"contrast"``, the difference of products; or ``"clamped-presynaptic"``, the difference of
+        postsynaptic states times the clamped presynaptic state (as in arXiv:2204.14008).
+    :param corrected: divide by the feedback scales above each layer.
+    :param adaptation_steps: steps of adjusted adaptation after the clamped phase, in which the output is
+        free; :param adaptation_rate: its c. See :mod:`continual_ep.learning.adaptation`.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    free_steps: int = 30
+    clamped_steps: int = 20
+    tolerance: float | None = None
+    update: str = "contrast"
+    corrected: bool = True
+    adaptation_steps: int = 0
+    adaptation_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        checked_positive("free_steps", self.free_steps)
+        checked_positive("clamped_steps", self.clamped_steps)
+        checked_tolerance(self.tolerance)
+        checked_adaptation(self.adaptation_steps, self.adaptation_rate)
+        if self.update not in UPDATES:
+            raise ConfigurationError(
+                f"update {self.update!r} is unknown; choose one of {', '.join(UPDATES)}"
+            )
+
+    def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+        target, weight = _target(phase, output_gradient)
+        clamped, relaxation = phase.clamped, phase.network.relaxation
+        states = [target]
+        if len(phase.states) > 1:
+            held = HeldOutput(clamped, target)
+            settled = settle(
+                held,
+                relaxation,
+                steps=self.clamped_steps,
+                start=phase.states[:-1],
+                tolerance=self.tolerance,
+                phase="clamped phase",
+            )
+            states = [*settled.states, target]
+        if self.adaptation_steps:
+            states = adapted(
+                clamped,
+                relaxation,
+                states,
+                phase.states,
+                steps=self.adaptation_steps,
+                rate=self.adaptation_rate,
+            )
+        found = self._products(clamped, states, phase.states, -weight)
+        return (clamped.corrected(found[0]), found[1]) if self.corrected else found
+
+    def _products(
+        self, clamped: Teachable, taught: list[Tensor], free: list[Tensor], strength: float
+    ) -> tuple[list[Tensor], Tensor]:
+        if self.update == "contrast":
+            return clamped.contrast(taught, free, strength)
+        change = [strength * (a - b) for a, b in zip(taught, free, strict=True)]
+        return clamped.postsynaptic(change, taught)
+
+
+def _target(phase: FreePhase, output_gradient: Tensor) -> tuple[Tensor, float]:
+    """What the output shall be, and the weight of each sample's loss in the total."""
+    followed = phase.nudging.followed()
+    if followed is None or not isinstance(followed[0], SquaredError) or phase.nudging.readout:
+        raise ConfigurationError(
+            "contrastive Hebbian learning holds the output at its target and needs SquaredError of "
+            "continual_ep.learning, called on the network's own output, with a readout inside the dynamics "
+            "(linear or activated)"
+        )
+    weights = followed[1].unsqueeze(1)
+    weight = float(weights.abs().max()) if len(weights) else 0.0
+    if weight == 0.0:
+        return phase.states[-1], 0.0
+    if not bool(torch.isclose(weights, weights.new_tensor(weight)).all()):
+        raise ConfigurationError("contrastive Hebbian learning weighs all samples of a batch alike")
+    return phase.states[-1] - output_gradient / weight, weight
+
+
+@dataclass
+class HeldOutput:
+    """A clamped network whose output is clamped as well."""
+
+    network: Teachable
+    target: Tensor
+
+    @property
+    def activations(self) -> Sequence[Activation]:
+        return self.network.activations[:-1]
+
+    @property
+    def time_steps(self) -> Sequence[Tensor] | None:
+        own = self.network.time_steps
+        return None if own is None else own[:-1]
+
+    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        return self.network.current(layer, [*states, self.target], out=out)
+
+    def initial_states(self) -> list[Tensor]:
+        return self.network.initial_states()[:-1]
+
+    def blame(self) -> str | None:
+        if not bool(self.target.isfinite().all()):
+            return "the targets hold NaN or infinity"
+        return self.network.blame()
