@@ -81,6 +81,11 @@ class ContrastiveHebbian(SecondPhaseRule):
             )
             states = [*settled.states, target]
         if self.adaptation_steps:
+            if relaxation.dt == 1.0 and clamped.time_steps is None:
+                raise ConfigurationError(
+                    "adaptation needs dt below 1: in the discrete map the freed output forgets its target in "
+                    "one step, and nothing is left to learn from"
+                )
             states = adapted(
                 clamped,
                 relaxation,

@@ -93,7 +93,7 @@ class ClampedLayers:
             pairs.append((post, torch.cat([first[layer - 1], second[layer - 1]])))
         weights = [post.t() @ pre for post, pre in pairs]
         biases = [post.sum(0) for post, _ in pairs] if self.biases else []
-        feedback = [] if self.tied else [weight.clone() for weight in weights[1:]]
+        feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], difference @ self.weights[0]
 
     def postsynaptic(
@@ -103,7 +103,7 @@ class ClampedLayers:
         below = [self.x, *states[:-1]]
         weights = [change.t() @ pre for change, pre in zip(changes, below, strict=True)]
         biases = [change.sum(0) for change in changes] if self.biases else []
-        feedback = [] if self.tied else [weight.clone() for weight in weights[1:]]
+        feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], changes[0] @ self.weights[0]
 
     def pulled_forward(
@@ -115,7 +115,7 @@ class ClampedLayers:
         for layer in range(1, len(weights)):
             weights[layer] += states[layer].t() @ changes[layer - 1]
         biases = [change.sum(0) for change in changes] if self.biases else []
-        feedback = [] if self.tied else [weight.clone() for weight in weights[1:]]
+        feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], changes[0] @ self.weights[0]
 
     def attenuations(self) -> list[float]:
@@ -133,6 +133,12 @@ class ClampedLayers:
         ones = [1.0] * len(self.scales)
         up, down = (list(self.scales), ones) if corrected else (ones, list(self.scales))
         return SmallChanges(self, slopes, up, down)
+
+    def _feedback_gradients(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Of own feedback weights: the products of the forward ones, times the scale."""
+        if self.tied:
+            return []
+        return [scale * weight for scale, weight in zip(self.scales, weights[1:], strict=True)]
 
     @property
     def tied(self) -> bool:

@@ -318,8 +318,10 @@ class ClampedGraph:
         def energy(tensors: Sequence[Weights], x: Tensor) -> Tensor:
             total = x.new_zeros(())
             for (source, target, connection), own in zip(self.network.links, tensors, strict=True):
-                below = x if source == 0 else pre[source]
-                total = total + connection.local_energy(post[target], below, own)
+                if source == 0:
+                    total = total + (post[target] * connection.drive(x, own)).sum()
+                else:
+                    total = total + connection.local_energy(post[target], pre[source], own)
             return total
 
         return self._differentiated(energy)
