@@ -16,6 +16,7 @@ from avalanche.training.templates import SupervisedTemplate
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning import BPTT, LOSSES, EquilibriumPropagation, NudgingLoss
 from continual_ep.networks import MLP, MRNN
+from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import LayeredNetwork, per_layer
 from continual_ep.streams.experiences import refuse_empty
 
@@ -23,7 +24,7 @@ OPTIMIZERS = ("sgd", "adam")
 
 
 def make_optimizer(
-    network: LayeredNetwork,
+    network: LayeredNetwork | RecurrentNetwork,
     learning_rates: float | Sequence[float],
     *,
     optimizer: str = "sgd",

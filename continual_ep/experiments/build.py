@@ -16,8 +16,9 @@ from continual_ep.experiments.options import LearningOptions, NetworkOptions
 from continual_ep.experiments.randomness import named_seed
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.networks import MLP, MRNN
+from continual_ep.networks import MLP, MRNN, DendriticRNN
 from continual_ep.plugins import AwakeRehearsal, BatchFeed, SleepReplay
+from continual_ep.relaxation import TimeSteps
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
 from continual_ep.streams import (
     ContinualBenchmark,
@@ -107,7 +108,7 @@ def build_network(
     inputs: int,
     outputs: int,
     generator: torch.Generator,
-) -> MRNN | MLP:
+) -> MRNN | DendriticRNN | MLP:
     """The network with its learning rule.
 
     :param inputs: values of one sample.
@@ -123,10 +124,15 @@ def build_network(
         options["activation"] = network.activation or "relu"
         options["readout"] = network.readout or "linear"
         return MLP(sizes, learning=rule, generator=generator, **options)
-    options |= network.model_dump(include={"feedback", "order", "dt"})
-    options["activation"] = network.activation or "hard-sigmoid"
-    options["readout"] = network.readout or "activated"
-    return MRNN(sizes, learning=rule, generator=generator, **options)
+    settling = network.model_dump(include={"feedback", "feedback_scale", "order", "dt"})
+    if network.time_steps is not None:
+        settling["dt"] = TimeSteps(**network.time_steps.model_dump())
+    settling["activation"] = network.activation or "hard-sigmoid"
+    settling["readout"] = network.readout or "activated"
+    settling |= {"learning": rule, "generator": generator}
+    if network_kind(learning, network) == "dendritic":
+        return DendriticRNN(sizes, **network.dendrites.model_dump(), **settling)
+    return MRNN(sizes, **options, **settling)
 
 
 def build_strategy(

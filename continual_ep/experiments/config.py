@@ -159,7 +159,7 @@ def label_of(learning: LearningOptions) -> str:
 
 
 def network_kind(learning: LearningOptions, network: NetworkOptions) -> str:
-    """``"mrnn"`` or ``"mlp"``."""
+    """``"mrnn"``, ``"dendritic"`` or ``"mlp"``."""
     if network.kind != "auto":
         return network.kind
     return "mlp" if learning.rule == "backprop" else "mrnn"
@@ -205,10 +205,12 @@ def _check_rule_fits_network(learning: LearningOptions, network: NetworkOptions)
         raise ValueError(
             f"network.kind is {kind}, but {learning.rule} needs {need}: set it, or use auto"
         )
-    if kind == "mrnn" and network.readout == "straight-through":
+    if kind != "mlp" and network.readout == "straight-through":
         raise ValueError("network.readout straight-through is for an mlp; use linear or activated")
-    if kind == "mrnn" and network.activation == "relu":
+    if kind != "mlp" and network.activation == "relu":
         raise ValueError("network.activation relu is for an mlp; an mrnn needs a bounded one")
+    if learning.rule == "contrastive-hebbian" and network.readout == "softmax":
+        raise ValueError("contrastive-hebbian holds the output at its target: no softmax readout")
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

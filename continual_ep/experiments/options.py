@@ -146,12 +146,44 @@ class StreamOptions(Options):
         return "+".join(name.removesuffix(".npz") for name in short)
 
 
+class TimeStepOptions(Options):
+    """One time step for each unit, drawn once."""
+
+    distribution: Literal["uniform", "normal", "log-normal", "gamma", "inverse-gamma"] = Field(
+        default="log-normal", description="of the time steps"
+    )
+    mean: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="of the time steps")
+    spread: Rate = Field(default=0.3, description="coefficient of variation")
+    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.01, description="cut below")
+    same_mean: bool = Field(
+        default=True, description="rescale each layer to the mean after cutting"
+    )
+
+
+class DendriteOptions(Options):
+    """Dendritic branches."""
+
+    branches: Count = Field(default=8, description="basal branches of each unit")
+    kept: Count | Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="synapses of a branch: a share of the units below, or a number"
+    )
+    apical: Count = Field(default=2, description="apical branches, where feedback is not tied")
+    apical_kept: Count | Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="synapses of an apical branch; null: as kept"
+    )
+    cables: bool = Field(default=False, description="learn the weights from branches to soma")
+    sampling: Literal["random", "soma-field", "branch-field"] = Field(
+        default="random", description="which inputs a branch of the first layer gets"
+    )
+
+
 class NetworkOptions(Options):
     """What is wired to what."""
 
-    kind: Literal["auto", "mrnn", "mlp"] = Field(
+    kind: Literal["auto", "mrnn", "dendritic", "mlp"] = Field(
         default="auto", description="auto: mlp for backprop, mrnn for every other rule"
     )
+    dendrites: DendriteOptions = DendriteOptions()
     hidden: list[Count] = Field(default=[100], description="units of the hidden layers")
     activation: (
         Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "clipped-relu", "relu"] | None
@@ -164,15 +196,24 @@ class NetworkOptions(Options):
     )
     bias: bool = Field(default=False, description="give every layer biases")
     gain: Rate | list[Rate] = Field(
-        default=0.45, description="scale of the initial weights; one, or per layer"
+        default=0.45,
+        description="scale of the initial weights; one, or per layer; not of dendrites",
     )
-    feedback: Literal["tied", "untied"] = Field(
-        default="tied", description="weights back down; mrnn only"
+    feedback: Literal["tied", "untied", "random", "none"] = Field(
+        default="tied", description="weights back down; none: dendritic only; not of an mlp"
+    )
+    feedback_scale: NotNegative | list[NotNegative] = Field(
+        default=1.0, description="in front of what comes back; one, or per layer; not of an mlp"
     )
     order: Literal["red-black", "synchronous", "sweep"] = Field(
-        default="red-black", description="order of updates; mrnn only"
+        default="red-black", description="order of updates; not of an mlp"
     )
-    dt: float = Field(default=1.0, gt=0, le=1, description="time step, 1 = discrete map; mrnn only")
+    dt: float = Field(
+        default=1.0, gt=0, le=1, description="time step, 1 = discrete map; not of an mlp"
+    )
+    time_steps: TimeStepOptions | None = Field(
+        default=None, description="one time step for each unit instead of dt; null: dt"
+    )
     dropout: Fraction = Field(
         default=0.0, description="probability of silencing a hidden unit; mlp only"
     )
@@ -186,14 +227,22 @@ class NetworkOptions(Options):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "NetworkOptions":
-        only = {
-            "mlp": ("feedback", "order", "dt"),
-            "mrnn": ("dropout", "dropout_rescale", "init"),
+        settling = ("feedback", "feedback_scale", "order", "dt", "time_steps")
+        forward = ("dropout", "dropout_rescale", "init")
+        foreign = {
+            "mlp": {**dict.fromkeys(settling, "mrnn"), "dendrites": "dendritic"},
+            "mrnn": {**dict.fromkeys(forward, "mlp"), "dendrites": "dendritic"},
+            "dendritic": {**dict.fromkeys(forward, "mlp"), "gain": "mrnn", "bias": "mrnn"},
         }
-        for name in only.get(self.kind, ()):
+        for name, other in foreign.get(self.kind, {}).items():
             if getattr(self, name) != type(self).model_fields[name].default:
-                other = "mrnn" if self.kind == "mlp" else "mlp"
                 raise ValueError(f"{name} is an option of kind {other}, not of kind {self.kind}")
+        if self.time_steps is not None and self.dt != 1.0:
+            raise ValueError("give either dt or time_steps")
+        if self.feedback == "none" and self.kind != "dendritic":
+            raise ValueError("feedback none is for kind dendritic; use feedback_scale 0")
+        if self.kind == "dendritic" and isinstance(self.feedback_scale, list):
+            raise ValueError("kind dendritic takes one feedback_scale")
         return self
 
 
@@ -226,6 +275,45 @@ class EquilibriumPropagationOptions(RuleOptions):
     nudging: Literal["force", "loss"] = Field(
         default="loss", description="loss: evaluated at each step, as published"
     )
+    update: Literal["contrast", "postsynaptic"] = Field(
+        default="contrast",
+        description="postsynaptic: change of the post- times free presynaptic state",
+    )
+    corrected: bool = Field(
+        default=False, description="divide by the feedback scales between layer and output"
+    )
+    teaching: Literal["states", "difference"] = Field(
+        default="states", description="difference: carried as a small change; needs nudging: force"
+    )
+    adaptation_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="steps of adjusted adaptation after the nudged phase"
+    )
+    adaptation_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="pull towards the free equilibrium in each of them"
+    )
+
+
+class ContrastiveHebbianOptions(RuleOptions):
+    """Contrastive Hebbian learning; needs squared error and a readout inside the dynamics."""
+
+    rule: Literal["contrastive-hebbian"] = "contrastive-hebbian"
+    free_steps: Count = Field(default=30, description="of the free phase")
+    clamped_steps: Count = Field(default=20, description="of the clamped phase")
+    tolerance: Rate | None = Field(
+        default=None, description="stop a phase that moves less; null: never"
+    )
+    update: Literal["contrast", "clamped-presynaptic"] = Field(
+        default="contrast", description="difference of products, or change times clamped state"
+    )
+    corrected: bool = Field(
+        default=True, description="divide by the feedback scales between layer and output"
+    )
+    adaptation_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="steps of adjusted adaptation after the clamped phase; needs dt < 1"
+    )
+    adaptation_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="pull towards the free equilibrium in each of them"
+    )
 
 
 class BPTTOptions(RuleOptions):
@@ -257,11 +345,16 @@ class BackpropOptions(RuleOptions):
 
 
 LearningOptions = Annotated[
-    EquilibriumPropagationOptions | BPTTOptions | EquilibriumGradientOptions | BackpropOptions,
+    EquilibriumPropagationOptions
+    | ContrastiveHebbianOptions
+    | BPTTOptions
+    | EquilibriumGradientOptions
+    | BackpropOptions,
     Field(discriminator="rule"),
 ]
 RULES: dict[str, type[RuleOptions]] = {
     "equilibrium-propagation": EquilibriumPropagationOptions,
+    "contrastive-hebbian": ContrastiveHebbianOptions,
     "bptt": BPTTOptions,
     "equilibrium-gradient": EquilibriumGradientOptions,
     "backprop": BackpropOptions,

@@ -35,10 +35,18 @@ def all_options() -> Iterator[Option]:
 
 def _group(model: type[Options], prefix: str) -> Iterator[Option]:
     for name, field in model.model_fields.items():
+        group = next((a for a in get_args(field.annotation) if _is_group(a)), None)
         if isinstance(field.default, Options):
             yield from _group(type(field.default), f"{prefix}{name}.")
+        elif group is not None:
+            yield _option(prefix + name, field)._replace(values="the keys below, or null")
+            yield from _group(group, f"{prefix}{name}.")
         else:
             yield _option(prefix + name, field)
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Options)
 
 
 def _rules() -> Iterator[Option]:
