@@ -587,3 +587,37 @@ def test_the_family_learns_in_avalanche(make):
     x, y = torch.stack([s[0] for s in data_]), torch.tensor(list(data_.targets))
     with torch.no_grad():
         assert float((model(x).argmax(1) == y).double().mean()) > 0.6
+
+
+# ---- asleep ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("readout", ["activated", "softmax"])
+@pytest.mark.parametrize("feedback", ["tied", "untied"])
+def test_dendrites_sleep_on_the_synapses_that_exist(readout, feedback):
+    from continual_ep.sleep import SleepParameters, sleep_replay
+
+    network = DendriticRNN(
+        [64, 12, 8, 10],
+        kept=0.4,
+        branches=3,
+        readout=readout,
+        feedback=feedback,
+        generator=generator(),
+    )
+    before = [link.connection.weight.clone() for link in network.links]
+    diary = sleep_replay(network, torch.rand(64, generator=generator()), SleepParameters(steps=300))
+    assert all(spikes > 0 for spikes in diary.spikes)
+    assert [len(counts) for counts in diary.unit_counts][:2] == [36, 24]  # branches fire
+    for old, link in zip(before, network.links, strict=True):
+        new, mask = link.connection.weight, link.connection.mask
+        assert not torch.equal(old, new)
+        assert torch.equal((new * (1 - mask)).abs().sum(), torch.tensor(0.0))
+    assert torch.isfinite(network(torch.rand(2, 64))).all()
+
+
+def test_a_soma_passes_on_the_mean_of_its_branches():
+    from continual_ep.sleep.layers import BranchMean
+
+    spikes = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]])
+    torch.testing.assert_close(BranchMean(3)(spikes), torch.tensor([[1 / 3, 1.0]]))

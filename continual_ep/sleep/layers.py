@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -45,6 +44,7 @@ class SleepLayer:
     :param kernel: geometry of a convolution, else None.
     :param relays: what lies between the previous layer's units (or the input) and these synapses.
     :param shape: of the units below as these synapses see them, without batch.
+    :param mask: shaped like ``weight``, zero where there is no synapse; None where all exist.
     """
 
     name: str
@@ -54,6 +54,7 @@ class SleepLayer:
     kernel: Kernel | None = None
     relays: tuple[Relay, ...] = ()
     shape: tuple[int, ...] = ()
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,31 +82,47 @@ class SynapseLayer(Protocol):
     def bias(self) -> nn.Parameter | None: ...
 
 
+class BranchMean:
+    """Passes on the mean of the branches of each soma."""
+
+    def __init__(self, branches: int) -> None:
+        self.branches = branches
+
+    def __call__(self, spikes: Tensor) -> Tensor:
+        return spikes.unflatten(-1, (-1, self.branches)).mean(-1)
+
+
 def chain_of_synapses(synapses: Iterable[SynapseLayer]) -> Chain:
     """The chain of a network that names its synapse layers itself.
 
     :raises ConfigurationError: when there are none, or neighbours do not fit.
     """
-    layers = [
-        SleepLayer(
-            layer.name,
-            layer.weight,
-            layer.bias,
-            getattr(layer, "feedback", None),
-            shape=(layer.weight.shape[1],),
+    layers: list[SleepLayer] = []
+    branches = 1
+    for layer in synapses:
+        below = layers[-1].weight.shape[0] if layers else 0
+        relays = (Relay(BranchMean(branches), (below,)),) if branches > 1 else ()
+        layers.append(
+            SleepLayer(
+                layer.name,
+                layer.weight,
+                layer.bias,
+                getattr(layer, "feedback", None),
+                relays=relays,
+                shape=(layer.weight.shape[1],),
+                mask=getattr(layer, "mask", None),
+            )
         )
-        for layer in synapses
-    ]
+        if len(layers) > 1 and below != layer.weight.shape[1] * branches:
+            raise ConfigurationError(
+                f"{layer.name} takes {layer.weight.shape[1]} inputs, but {layers[-2].name} feeds it "
+                f"{below // branches}: synapses() must list the layers first to last"
+            )
+        branches = getattr(layer, "branches", 1)
     if not layers:
         raise ConfigurationError(
             "the network's synapses() is empty: there is nothing to put to sleep"
         )
-    for below, above in pairwise(layers):
-        if below.weight.shape[0] != above.weight.shape[1]:
-            raise ConfigurationError(
-                f"{above.name} takes {above.weight.shape[1]} inputs, but {below.name} feeds it "
-                f"{below.weight.shape[0]}: synapses() must list the layers first to last"
-            )
     return Chain(tuple(layers), None, layers[0].weight.shape[1])
 
 

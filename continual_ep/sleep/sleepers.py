@@ -72,6 +72,9 @@ class DenseSleeper:
         weight = _as_array(layer.weight)
         self.units, self._inputs = weight.shape
         self._by_input = np.ascontiguousarray(weight.T)
+        self._mask = None if layer.mask is None else _as_array(layer.mask).T
+        if self._mask is not None:
+            self._by_input *= self._mask
         self._feedback = None if layer.feedback is None else _as_array(layer.feedback)
         self._parameters = parameters
 
@@ -84,7 +87,10 @@ class DenseSleeper:
         share = np.zeros((self._inputs, 1), self._by_input.dtype)
         share[below.active] = 1.0
         weight = self._by_input[:, fired]
-        self._by_input[:, fired] = weight + weight_change(weight, share, self._parameters)
+        change = weight_change(weight, share, self._parameters)
+        if self._mask is not None:
+            change *= self._mask[:, fired]
+        self._by_input[:, fired] = weight + change
 
     def sent_back(self, fired: Array) -> Array | None:
         if self._feedback is not None:
