@@ -18,7 +18,16 @@ from continual_ep.learning import (
     SquaredError,
 )
 from continual_ep.learning.check import check_gradients
-from continual_ep.networks import MLP, MRNN, Dendritic, DendriticRNN, Dense, RecurrentNetwork
+from continual_ep.networks import (
+    MLP,
+    MRNN,
+    Convolution,
+    ConvolutionalRNN,
+    Dendritic,
+    DendriticRNN,
+    Dense,
+    RecurrentNetwork,
+)
 from continual_ep.networks.dendrites import branch_masks, synapses_per_branch
 from continual_ep.relaxation import TimeSteps
 from continual_ep.strategies import silent_evaluator
@@ -587,6 +596,107 @@ def test_the_family_learns_in_avalanche(make):
     x, y = torch.stack([s[0] for s in data_]), torch.tensor(list(data_.targets))
     with torch.no_grad():
         assert float((model(x).argmax(1) == y).double().mean()) > 0.6
+
+
+# ---- convolutions ------------------------------------------------------------------------------
+
+
+def convolutional(pool="max", feedback="tied", readout="linear", learning=None, **more):
+    more.setdefault("activation", "shifted-sigmoid")
+    return ConvolutionalRNN(
+        (2, 10, 10),
+        [3, 4],
+        3,
+        kernel=[3, 2],
+        padding=[1, 0],
+        pool=pool,
+        feedback=feedback,
+        readout=readout,
+        learning=learning,
+        generator=generator(),
+        **more,
+    ).double()
+
+
+def images(batch=5, seed=2):
+    g = generator(seed)
+    return torch.rand(batch, 2, 10, 10, generator=g, dtype=torch.float64), torch.randint(
+        3, (batch,), generator=g
+    )
+
+
+@pytest.mark.parametrize("pool", ["max", "average", "soft", "none"])
+@pytest.mark.parametrize("readout", ["linear", "softmax"])
+def test_convolutional_gradients_are_exact(pool, readout):
+    network = convolutional(pool, readout=readout, learning=exact(), gain=0.7)
+    criterion = CrossEntropy() if readout == "softmax" else SquaredError()
+    assert check_gradients(network, *images(), criterion).worst.relative_error < 1e-5
+
+
+@pytest.mark.parametrize("pool", ["max", "average", "soft", "none"])
+def test_what_comes_back_is_the_derivative_of_what_goes_up(pool):
+    connection = Convolution((2, 3), 3, padding=1, pool=pool, generator=generator()).double()
+    x, _ = images()
+    x.requires_grad_()
+    tensors = connection.tensors()
+    drive = connection.drive(x, tensors)
+    post = torch.rand(drive.shape, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(drive, x, post)
+    torch.testing.assert_close(connection.back(post, x.detach(), tensors), expected)
+
+
+def test_soft_pooling_by_hand():
+    from continual_ep.networks.convolution import soft_pool
+
+    maps = torch.tensor([[[[0.0, 1.0, 5.0], [2.0, 3.0, 5.0]]]])
+    weights = torch.tensor([0.0, 1.0, 2.0, 3.0]).softmax(0)
+    expected = (weights * torch.tensor([0.0, 1.0, 2.0, 3.0])).sum()
+    torch.testing.assert_close(soft_pool(maps, 2), expected.view(1, 1, 1, 1))
+
+
+def test_untied_kernels_share_their_update_and_align():
+    network = convolutional(feedback="untied", learning=EquilibriumPropagation(nudging="loss"))
+    x, y = images()
+    SquaredError()(network(x), y).backward()
+    second = network.links[1].connection
+    torch.testing.assert_close(second.weight.grad, second.feedback_weight.grad)
+
+
+def test_flattened_images_are_taken_too():
+    network = convolutional()
+    x, _ = images()
+    torch.testing.assert_close(network(x), network(x.flatten(1)))
+
+
+@pytest.mark.parametrize("rule", [BPTT(15), EquilibriumGradient(), ContrastiveHebbian()])
+@pytest.mark.filterwarnings("ignore:the free phase did not settle", "ignore:the adjoint did not")
+def test_other_rules_train_convolutions(rule):
+    network = convolutional(learning=rule, readout="activated")
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
+    x, y = images(batch=20)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = SquaredError()(network(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": "median"}, "median"),
+        ({"kernel": 0}, "kernel"),
+        ({"kernel": 11}, "leaves nothing"),
+        ({"kernel": [3, 3, 3]}, "3 values for 2 layers"),
+        ({"padding": -1}, "padding"),
+    ],
+)
+def test_impossible_convolutions(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        ConvolutionalRNN((1, 8, 8), [2, 2], 3, **options)
 
 
 # ---- asleep ------------------------------------------------------------------------------------

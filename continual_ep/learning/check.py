@@ -99,7 +99,7 @@ def _silent_outputs(network: RecurrentModule, x: Tensor) -> float:
     if not network.activations[-1].piecewise_linear:
         return 0.0
     states = network.settle(x).states
-    slopes = network.clamp(x.detach().flatten(1)).slopes(states)
+    slopes = network.clamp(network.checked_input(x.detach())).slopes(states)
     return float((slopes[-1] == 0).double().mean())
 
 

@@ -177,7 +177,9 @@ class EquilibriumPropagation(SecondPhaseRule):
     def _force_scale(self, phase: FreePhase, output_gradient: Tensor) -> float:
         """What autograd's force is divided by: it is the gradient of a mean, tiny and of any scale."""
         if self.nudging == "force":
-            return float(output_gradient.norm(dim=1).max()) if len(output_gradient) else 0.0
+            return (
+                float(output_gradient.flatten(1).norm(dim=1).max()) if len(output_gradient) else 0.0
+            )
         followed = phase.nudging.followed()
         if followed is None:
             raise ConfigurationError(
@@ -196,8 +198,8 @@ class EquilibriumPropagation(SecondPhaseRule):
         clamped = phase.clamped.repeated(times) if times > 1 else phase.clamped
         start = [torch.cat([state] * times) for state in phase.states]
         strengths = torch.tensor(betas, dtype=force.dtype, device=force.device)
-        strengths = strengths.repeat_interleave(len(force)).unsqueeze(1)
-        nudge = self._nudge(phase, force.repeat(times, 1), strengths, start[-1])
+        strengths = strengths.repeat_interleave(len(force)).view(-1, *[1] * (force.dim() - 1))
+        nudge = self._nudge(phase, torch.cat([force] * times), strengths, start[-1])
         settled = settle(
             clamped,
             phase.network.relaxation,
@@ -242,12 +244,14 @@ def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor)
     loss, weights = followed
     relative = weights / weights.abs().max()
     relative = relative.repeat(len(force) // len(relative)).unsqueeze(1)
+    # The readout sees the last layer's units in a row, whatever their shape.
+    over_units = relative.view(-1, *[1] * (force.dim() - 1))
 
     def read(state: Tensor) -> Tensor:
         if readout is None:
             return state
         weight, bias = readout
-        return torch.nn.functional.linear(state, weight, bias)
+        return torch.nn.functional.linear(state.flatten(1), weight, bias)
 
     if readout is None and loss.closed_form and phase.clamped.activations[-1].piecewise_linear:
         pull, gain = beta * (force + relative * free), 1.0 + beta * relative
@@ -258,7 +262,7 @@ def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor)
     def nudge(current: Tensor, state: Tensor) -> Tensor:
         change = loss.gradient_change(read(state), free_output)
         if readout is not None:
-            change = change @ readout[0]
-        return current.add_(beta * (force - relative * change))
+            change = (change @ readout[0]).view_as(current)
+        return current.add_(beta * (force - over_units * change))
 
     return nudge

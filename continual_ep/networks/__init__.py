@@ -2,6 +2,7 @@
 
 from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
 from continual_ep.networks.connections import Connection, Dense
+from continual_ep.networks.convolution import Convolution, ConvolutionalRNN
 from continual_ep.networks.dendrites import Dendritic, DendriticRNN
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.mlp import MLP
@@ -19,6 +20,8 @@ __all__ = [
     "MRNN",
     "NETWORKS",
     "Connection",
+    "Convolution",
+    "ConvolutionalRNN",
     "Dendritic",
     "DendriticRNN",
     "Dense",

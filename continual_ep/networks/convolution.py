@@ -1,0 +1,245 @@
+r"""Convolutional recurrent networks: kernels shared over positions, then pooling.
+
+.. math:: d(s) = \mathrm{pool}(w * s + c), \qquad
+          \Phi = \sum_c s_{target} \cdot d_c(s_{source})
+
+What comes back is the derivative of :math:`s_{target} \cdot d(s)`: for maximum pooling the target's state at
+the position that won, for average pooling spread evenly, through the transposed convolution. Source: Ernoult
+et al. 2019 (arXiv:1905.13633); Laborieux et al. 2021 (doi:10.3389/fnins.2021.633674), with a softmax readout
+and, for untied kernels, the update that forward and backward kernels share (Kolen and Pollack). Soft pooling,
+each window's values weighted by their softmax, is smooth: Laborieux and Zenke 2022 (arXiv:2209.00530).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.rule import RecurrentRule
+from continual_ep.networks.connections import Connection, Dense, Weights, uniform
+from continual_ep.networks.graph import RecurrentNetwork
+from continual_ep.networks.synapses import Synapses
+from continual_ep.relaxation import TimeSteps
+
+POOLS = ("none", "max", "average", "soft")
+
+
+def soft_pool(maps: Tensor, size: int) -> Tensor:
+    r"""Each window's values weighted by their softmax, :math:`\sum x e^x / \sum e^x`."""
+    count, channels, height, width = maps.shape
+    rows, columns = height // size, width // size
+    windows = maps[:, :, : rows * size, : columns * size]
+    windows = windows.reshape(count, channels, rows, size, columns, size).transpose(3, 4)
+    flat = windows.flatten(4)
+    return (flat * flat.softmax(-1)).sum(-1)
+
+
+class Convolution(Connection):
+    r"""A convolution with pooling, :math:`d(s) = \mathrm{pool}(w * s + c)`.
+
+    :param channels: of source and target.
+    :param kernel: side in pixels; :param padding: zeros on each side.
+    :param pool: ``"none"``, ``"max"``, ``"average"`` or ``"soft"``; :param pool_size: side of its windows,
+        which do not overlap.
+    :param feedback: see :class:`Connection`; ``"untied"`` kernels learn by the products of the forward ones.
+    :param bound: kernels are drawn from :math:`U(\pm\mathrm{bound})`; default one by the root of the fan-in.
+    :raises ConfigurationError: values that cannot work.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        kernel: int,
+        *,
+        padding: int = 0,
+        pool: str = "max",
+        pool_size: int = 2,
+        feedback: str = "tied",
+        feedback_scale: float = 1.0,
+        bias: bool = True,
+        bound: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(feedback, feedback_scale)
+        if pool not in POOLS:
+            raise ConfigurationError(f"pool {pool!r} is unknown; choose one of {POOLS}")
+        for name, value, least in (
+            ("kernel", kernel, 1),
+            ("padding", padding, 0),
+            ("pool_size", pool_size, 1),
+        ):
+            if type(value) is not int or value < least:
+                raise ConfigurationError(f"{name} is {value!r}; it must be {least} or more")
+        sources, targets = channels
+        self.padding, self.pool, self.pool_size = padding, pool, pool_size
+        shape = (targets, sources, kernel, kernel)
+        fan_in = sources * kernel * kernel
+        bound = 1.0 / math.sqrt(fan_in) if bound is None else bound
+        self.weight = uniform(*shape, bound=bound, generator=generator)
+        self.bias = uniform(targets, bound=bound, generator=generator) if bias else None
+        self.feedback_weight: nn.Parameter | None = None
+        if feedback in ("untied", "random"):
+            learned = feedback == "untied"
+            self.feedback_weight = uniform(
+                *shape, bound=bound, generator=generator, learned=learned
+            )
+
+    def target_shape(self, source: tuple[int, ...]) -> tuple[int, ...]:
+        """``(channels, height, width)`` of the target.
+
+        :raises ConfigurationError: a source too small for the kernel or the pool.
+        """
+        targets, sources, kernel, _ = self.weight.shape
+        if len(source) != 3 or source[0] != sources:
+            raise ConfigurationError(f"a convolution of {sources} channels cannot follow {source}")
+        sides = [side + 2 * self.padding - kernel + 1 for side in source[1:]]
+        if self.pool != "none":
+            sides = [side // self.pool_size for side in sides]
+        if min(sides) < 1:
+            raise ConfigurationError(
+                f"a kernel of {kernel} leaves nothing of an image of {source[1:]}"
+            )
+        return (targets, *sides)
+
+    def tensors(self) -> Weights:
+        own: Weights = (self.weight,) if self.bias is None else (self.weight, self.bias)
+        return own if self.feedback_weight is None else (*own, self.feedback_weight)
+
+    def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
+        return self._pooled(self._maps(pre, tensors))
+
+    def _maps(self, pre: Tensor, tensors: Weights) -> Tensor:
+        bias = None if self.bias is None else tensors[1]
+        return nn.functional.conv2d(pre, tensors[0], bias, padding=self.padding)
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        if self.pool == "max":
+            return nn.functional.max_pool2d(maps, self.pool_size)
+        if self.pool == "average":
+            return nn.functional.avg_pool2d(maps, self.pool_size)
+        return soft_pool(maps, self.pool_size) if self.pool == "soft" else maps
+
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+        keep = torch.is_grad_enabled()
+        maps = self._maps(pre, tensors)
+        if self.pool == "none":
+            sent = post
+        else:
+            # The pooling alone is differentiated; the convolution's transpose is known.
+            with torch.enable_grad():
+                leaf = maps if keep and maps.requires_grad else maps.detach().requires_grad_()
+                (sent,) = torch.autograd.grad(self._pooled(leaf), leaf, post, create_graph=keep)
+        kernel = tensors[0] if self.feedback_weight is None else tensors[-1]
+        return nn.functional.conv_transpose2d(sent, kernel, padding=self.padding)
+
+    def synapses(self, name: str) -> Synapses | None:
+        """Convolutions of relaxing networks do not sleep yet."""
+        return None
+
+
+class ConvolutionalRNN(RecurrentNetwork):
+    r"""Convolutional layers above each other, with feedback between neighbours, and a readout.
+
+    Main arguments:
+
+    :param input_shape: ``(channels, height, width)`` of the images; flattened ones are taken, too.
+    :param channels: of each convolutional layer.
+    :param classes: outputs.
+    :param kernel: side of the kernels, one or one for each layer; likewise ``padding``.
+    :param pool: ``"max"``, ``"average"``, ``"soft"`` or ``"none"``, with windows of ``pool_size``.
+    :param readout: ``"softmax"`` (outside of the dynamics, for cross-entropy), ``"linear"`` or
+        ``"activated"`` (a layer of the dynamics, for squared error).
+
+    Other arguments:
+
+    :param feedback, feedback_scale: see :class:`~continual_ep.networks.connections.Connection`.
+    :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n})` with the fan-in n.
+    :param activation, learning, order, dt: see :class:`RecurrentNetwork`.
+    :raises ConfigurationError: values that cannot work.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        channels: Sequence[int],
+        classes: int,
+        *,
+        kernel: int | Sequence[int] = 3,
+        padding: int | Sequence[int] = 0,
+        pool: str | Sequence[str] = "max",
+        pool_size: int = 2,
+        feedback: str = "tied",
+        feedback_scale: float = 1.0,
+        gain: float = 1.0,
+        activation: str = "hard-sigmoid",
+        readout: str = "softmax",
+        learning: RecurrentRule | None = None,
+        order: str = "red-black",
+        dt: float | TimeSteps = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        depth = len(channels)
+        kernels, paddings, pools = (_each(v, depth) for v in (kernel, padding, pool))
+        shapes: list[tuple[int, ...]] = [_image_shape(input_shape)]
+        links: list[tuple[int, int, Connection]] = []
+        for layer, targets in enumerate(channels):
+            sources = shapes[-1][0]
+            fan_in = sources * max(1, kernels[layer]) ** 2
+            connection = Convolution(
+                (sources, targets),
+                kernels[layer],
+                padding=paddings[layer],
+                pool=pools[layer],
+                pool_size=pool_size,
+                feedback=feedback if layer else "none",
+                feedback_scale=feedback_scale,
+                bound=gain / math.sqrt(fan_in),
+                generator=generator,
+            )
+            links.append((layer, layer + 1, connection))
+            shapes.append(connection.target_shape(shapes[-1]))
+        if readout != "softmax":
+            units = math.prod(shapes[-1])
+            top = Dense(
+                units,
+                classes,
+                feedback=feedback,
+                feedback_scale=feedback_scale,
+                bias=True,
+                bound=gain / math.sqrt(units),
+                generator=generator,
+            )
+            links.append((depth, depth + 1, top))
+            shapes.append((classes,))
+        super().__init__(
+            shapes,
+            links,
+            activation=activation,
+            readout=readout,
+            classes=classes,
+            learning=learning,
+            order=order,
+            dt=dt,
+            readout_bias=True,
+            generator=generator,
+        )
+
+
+def _each(value: object, depth: int) -> list:  # type: ignore[type-arg]
+    """One value for each layer.
+
+    :raises ConfigurationError: for a list of another length.
+    """
+    values = list(value) if isinstance(value, list | tuple) else [value] * depth
+    if len(values) != depth:
+        raise ConfigurationError(f"{values} are {len(values)} values for {depth} layers")
+    return values
+
+
+def _image_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    found = (1, *shape) if len(shape) == 2 else tuple(shape)
+    if len(found) != 3 or min(found) < 1:
+        raise ConfigurationError(f"input_shape {tuple(shape)} is none of (channels, height, width)")
+    return found
