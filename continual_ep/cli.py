@@ -46,6 +46,10 @@ def _options(
 @app.command()
 def run(
     config: Annotated[Path | None, typer.Argument(help="YAML file; none: the demo.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Published settings instead of a file, e.g. dendritic-ep-mnist."),
+    ] = None,
     stream: Annotated[str | None, typer.Option(help=STREAM)] = None,
     scenario: Annotated[
         str | None, typer.Option(help="class-incremental or domain-incremental.")
@@ -116,6 +120,8 @@ def run(
         "out": out,
         "tensorboard": tensorboard or None,
     }
+    if preset is not None:
+        config = _preset(preset, config)
     values = _values(config, given, learning, sleep, rehearsal, assignments or [])
     from continual_ep.experiments.config import config_from
 
@@ -280,6 +286,19 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigurationError(f"{option} {text!r}: give whole numbers, with commas") from None
+
+
+def _preset(name: str, config: Path | None) -> Path:
+    """The file of a preset."""
+    from continual_ep.errors import ConfigurationError
+
+    folder = Path(__file__).parent / "presets"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if config is not None:
+        raise ConfigurationError(f"give either --preset {name} or {config}, not both")
+    if name not in known:
+        raise ConfigurationError(f"preset {name!r} is unknown; choose one of {', '.join(known)}")
+    return folder / f"{name}.yaml"
 
 
 def _names(text: str | None) -> str | list[str] | None:

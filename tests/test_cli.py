@@ -249,6 +249,14 @@ def test_flags_of_streams(configured: Any) -> None:
     assert configured("--classes", "wanted.txt").stream.classes == "wanted.txt"
 
 
+def test_presets(configured: Any, command: Any) -> None:
+    config = configured("--preset", "dendritic-ep-mnist", "--epochs", "1", "--experiences", "5")
+    assert config.network.kind == "dendritic" and config.network.dendrites.branches == 8
+    assert (config.training.epochs, config.stream.experiences) == (1, 5)
+    wrong = command("run", "--preset", "dendritic")
+    assert wrong.code == 2 and "dendritic-ep-mnist" in wrong.err
+
+
 def test_check_gradients(command: Any) -> None:
     outcome = command(
         *"check-gradients --learning equilibrium-propagation,bptt --hidden 10,10 --batch 6".split(),

@@ -255,3 +255,21 @@ def test_checking_a_configuration_does_not_import_torch() -> None:
     code = "import sys, continual_ep.experiments.overrides; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "continual_ep/presets").glob("*.yaml")), ids=str
+)
+def test_presets_are_configurations_that_build(path: Path) -> None:
+    import torch
+
+    from continual_ep.experiments.build import build_network
+
+    config = config_from(read_yaml(path), str(path))
+    image = (3, 32, 32) if config.stream.name == "cifar10" else (28, 28)
+    inputs = 3072 if config.stream.name == "cifar10" else 784
+    network = build_network(
+        config.network, config.learning[0], inputs, 10, torch.Generator(), image
+    )
+    states = network.settle(torch.rand(2, inputs), steps=2).states
+    assert network.read(states[-1]).shape == (2, 10)

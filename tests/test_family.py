@@ -727,7 +727,21 @@ def test_dendrites_sleep_on_the_synapses_that_exist(readout, feedback):
 
 
 def test_a_soma_passes_on_the_mean_of_its_branches():
-    from continual_ep.sleep.layers import BranchMean
-
+    connection = Dendritic(4, 2, branches=3, generator=generator())
+    relay = connection.synapses("x").relay
     spikes = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]])
-    torch.testing.assert_close(BranchMean(3)(spikes), torch.tensor([[1 / 3, 1.0]]))
+    torch.testing.assert_close(relay(spikes), torch.tensor([[1 / 3, 1.0]]))
+
+
+@pytest.mark.parametrize("readout", ["softmax", "activated"])
+@pytest.mark.parametrize("pool", ["max", "average", "soft", "none"])
+def test_convolutions_sleep(readout, pool):
+    from continual_ep.sleep import SleepParameters, sleep_replay
+
+    network = convolutional(pool, readout=readout).float()
+    before = [p.clone() for p in network.parameters()]
+    mean = torch.rand(2, 10, 10, generator=generator())
+    diary = sleep_replay(network, mean, SleepParameters(steps=150, window=None))
+    assert all(spikes > 0 for spikes in diary.spikes)
+    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert torch.isfinite(network(images()[0].float())).all()

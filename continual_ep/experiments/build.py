@@ -16,7 +16,7 @@ from continual_ep.experiments.options import LearningOptions, NetworkOptions
 from continual_ep.experiments.randomness import named_seed
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.networks import MLP, MRNN, DendriticRNN
+from continual_ep.networks import MLP, MRNN, ConvolutionalRNN, DendriticRNN, RecurrentNetwork
 from continual_ep.plugins import AwakeRehearsal, BatchFeed, SleepReplay
 from continual_ep.relaxation import TimeSteps
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
@@ -108,12 +108,15 @@ def build_network(
     inputs: int,
     outputs: int,
     generator: torch.Generator,
-) -> MRNN | DendriticRNN | MLP:
+    image_shape: tuple[int, ...] | None = None,
+) -> RecurrentNetwork | MRNN | MLP:
     """The network with its learning rule.
 
     :param inputs: values of one sample.
     :param outputs: classes of the whole stream.
     :param generator: draws the initial weights.
+    :param image_shape: ``(h, w)`` or ``(c, h, w)``, for convolutions.
+    :raises ConfigurationError: convolutions of what is no image.
     """
     own = set(type(learning).model_fields) - {"rule", "label", "learning_rates"}
     rule = LEARNING_RULES[learning.rule](**learning.model_dump(include=own))
@@ -132,6 +135,13 @@ def build_network(
     settling |= {"learning": rule, "generator": generator}
     if network_kind(learning, network) == "dendritic":
         return DendriticRNN(sizes, **network.dendrites.model_dump(), **settling)
+    if network_kind(learning, network) == "convolutional":
+        if image_shape is None:
+            raise ConfigurationError("network.kind convolutional needs images; these are features")
+        settling |= {"gain": network.gain, "readout": network.readout or "softmax"}
+        convolutions: dict[str, Any] = network.convolutions.model_dump()
+        channels = convolutions.pop("channels")
+        return ConvolutionalRNN(image_shape, channels, outputs, **convolutions, **settling)
     return MRNN(sizes, **options, **settling)
 
 
@@ -147,7 +157,8 @@ def build_strategy(
     # Its own generator: the same seed gives the same weights, whatever else is drawn.
     generator = torch.Generator().manual_seed(named_seed(cell.seed, "weights"))
     inputs, outputs = math.prod(benchmark.input_shape), len(benchmark.class_order)
-    model = build_network(config.network, cell.learning, inputs, outputs, generator)
+    shape = benchmark.image_shape
+    model: Any = build_network(config.network, cell.learning, inputs, outputs, generator, shape)
     model = model.to(config.device)
     optimizer = make_optimizer(
         model,

@@ -125,7 +125,10 @@ class RunConfig(Options):
         for learning in self.learning:
             _check_rule_fits_network(learning, self.network)
             rates = learning.learning_rates or self.training.learning_rates
-            layers = len(self.network.hidden) + 1
+            convolutional = self.network.kind == "convolutional"
+            layers = 1 + len(
+                self.network.convolutions.channels if convolutional else self.network.hidden
+            )
             if isinstance(rates, list) and len(rates) != layers:
                 raise ValueError(
                     f"{len(rates)} learning_rates for {layers} synapse layers: give one, or {layers}"
@@ -159,7 +162,7 @@ def label_of(learning: LearningOptions) -> str:
 
 
 def network_kind(learning: LearningOptions, network: NetworkOptions) -> str:
-    """``"mrnn"``, ``"dendritic"`` or ``"mlp"``."""
+    """``"mrnn"``, ``"dendritic"``, ``"convolutional"`` or ``"mlp"``."""
     if network.kind != "auto":
         return network.kind
     return "mlp" if learning.rule == "backprop" else "mrnn"

@@ -177,14 +177,31 @@ class DendriteOptions(Options):
     )
 
 
+class ConvolutionOptions(Options):
+    """Convolutional layers."""
+
+    channels: list[Count] = Field(default=[32, 64], description="of each layer", min_length=1)
+    kernel: Count | list[Count] = Field(default=5, description="side in pixels; one, or per layer")
+    padding: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = Field(
+        default=0, description="zeros on each side; one, or per layer"
+    )
+    pool: Literal["max", "average", "soft", "none"] = Field(
+        default="max", description="after each convolution"
+    )
+    pool_size: Count = Field(default=2, description="side of its windows")
+
+
 class NetworkOptions(Options):
     """What is wired to what."""
 
-    kind: Literal["auto", "mrnn", "dendritic", "mlp"] = Field(
+    kind: Literal["auto", "mrnn", "dendritic", "convolutional", "mlp"] = Field(
         default="auto", description="auto: mlp for backprop, mrnn for every other rule"
     )
     dendrites: DendriteOptions = DendriteOptions()
-    hidden: list[Count] = Field(default=[100], description="units of the hidden layers")
+    convolutions: ConvolutionOptions = ConvolutionOptions()
+    hidden: list[Count] = Field(
+        default=[100], description="units of the hidden layers; not of kind convolutional"
+    )
     activation: (
         Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "clipped-relu", "relu"] | None
     ) = Field(
@@ -200,7 +217,7 @@ class NetworkOptions(Options):
         description="scale of the initial weights; one, or per layer; not of dendrites",
     )
     feedback: Literal["tied", "untied", "random", "none"] = Field(
-        default="tied", description="weights back down; none: dendritic only; not of an mlp"
+        default="tied", description="weights back down; none: not of an mrnn; not of an mlp"
     )
     feedback_scale: NotNegative | list[NotNegative] = Field(
         default=1.0, description="in front of what comes back; one, or per layer; not of an mlp"
@@ -229,20 +246,26 @@ class NetworkOptions(Options):
     def _fits_kind(self) -> "NetworkOptions":
         settling = ("feedback", "feedback_scale", "order", "dt", "time_steps")
         forward = ("dropout", "dropout_rescale", "init")
+        own = {"dendrites": "dendritic", "convolutions": "convolutional"}
         foreign = {
-            "mlp": {**dict.fromkeys(settling, "mrnn"), "dendrites": "dendritic"},
-            "mrnn": {**dict.fromkeys(forward, "mlp"), "dendrites": "dendritic"},
+            "mlp": {**dict.fromkeys(settling, "mrnn"), **own},
+            "mrnn": {**dict.fromkeys(forward, "mlp"), **own},
             "dendritic": {**dict.fromkeys(forward, "mlp"), "gain": "mrnn", "bias": "mrnn"},
+            "convolutional": {**dict.fromkeys(forward, "mlp"), "hidden": "mrnn", "bias": "mrnn"},
         }
+        for kind in ("dendritic", "convolutional"):
+            foreign[kind] |= {key: word for key, word in own.items() if word != kind}
         for name, other in foreign.get(self.kind, {}).items():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is an option of kind {other}, not of kind {self.kind}")
         if self.time_steps is not None and self.dt != 1.0:
             raise ValueError("give either dt or time_steps")
-        if self.feedback == "none" and self.kind != "dendritic":
-            raise ValueError("feedback none is for kind dendritic; use feedback_scale 0")
-        if self.kind == "dendritic" and isinstance(self.feedback_scale, list):
-            raise ValueError("kind dendritic takes one feedback_scale")
+        if self.feedback == "none" and self.kind not in own.values():
+            raise ValueError(f"feedback none is not for kind {self.kind}; use feedback_scale 0")
+        if self.kind in own.values() and isinstance(self.feedback_scale, list):
+            raise ValueError(f"kind {self.kind} takes one feedback_scale")
+        if self.kind == "convolutional" and isinstance(self.gain, list):
+            raise ValueError("kind convolutional takes one gain")
         return self
 
 

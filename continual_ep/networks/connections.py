@@ -91,8 +91,8 @@ class Connection(nn.Module):
         return total
 
     @abstractmethod
-    def synapses(self, name: str) -> Synapses | None:
-        """What sleep changes of it; None if it cannot sleep.
+    def synapses(self, name: str) -> Synapses:
+        """What sleep changes of it.
 
         :param name: of this connection in the network's ``state_dict``.
         """

@@ -20,7 +20,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.connections import Connection, Dense, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
-from continual_ep.networks.synapses import Synapses
+from continual_ep.networks.synapses import Kernel, Synapses
 from continual_ep.relaxation import TimeSteps
 
 POOLS = ("none", "max", "average", "soft")
@@ -74,6 +74,7 @@ class Convolution(Connection):
                 raise ConfigurationError(f"{name} is {value!r}; it must be {least} or more")
         sources, targets = channels
         self.padding, self.pool, self.pool_size = padding, pool, pool_size
+        self._source: tuple[int, ...] | None = None
         shape = (targets, sources, kernel, kernel)
         fan_in = sources * kernel * kernel
         bound = 1.0 / math.sqrt(fan_in) if bound is None else bound
@@ -92,6 +93,7 @@ class Convolution(Connection):
         :raises ConfigurationError: a source too small for the kernel or the pool.
         """
         targets, sources, kernel, _ = self.weight.shape
+        self._source = source
         if len(source) != 3 or source[0] != sources:
             raise ConfigurationError(f"a convolution of {sources} channels cannot follow {source}")
         sides = [side + 2 * self.padding - kernel + 1 for side in source[1:]]
@@ -134,9 +136,25 @@ class Convolution(Connection):
         kernel = tensors[0] if self.feedback_weight is None else tensors[-1]
         return nn.functional.conv_transpose2d(sent, kernel, padding=self.padding)
 
-    def synapses(self, name: str) -> Synapses | None:
-        """Convolutions of relaxing networks do not sleep yet."""
-        return None
+    def synapses(self, name: str) -> Synapses:
+        """Asleep the positions before the pooling are the units that fire.
+
+        :raises ConfigurationError: before :meth:`target_shape` has been told the source.
+        """
+        if self._source is None:
+            raise ConfigurationError("a convolution on its own does not know its image")
+        targets, _, kernel, _ = self.weight.shape
+        sides = [side + 2 * self.padding - kernel + 1 for side in self._source[1:]]
+        pad = (self.padding,) * 4
+        return Synapses(
+            f"{name}.weight",
+            self.weight,
+            self.bias,
+            kernel=Kernel((kernel, kernel), (1, 1), pad, (1, 1)),
+            shape=self._source,
+            relay=self._pooled,
+            relay_shape=(targets, *sides),
+        )
 
 
 class ConvolutionalRNN(RecurrentNetwork):

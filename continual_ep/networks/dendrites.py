@@ -209,8 +209,12 @@ class Dendritic(Connection):
             self.weight,
             self.bias,
             mask=self.mask,
-            branches=self.branches,
+            relay=self._mean_of_branches,
+            relay_shape=(self.targets * self.branches,),
         )
+
+    def _mean_of_branches(self, spikes: Tensor) -> Tensor:
+        return spikes.unflatten(-1, (-1, self.branches)).mean(-1)
 
 
 class DendriticRNN(RecurrentNetwork):

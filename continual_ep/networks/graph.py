@@ -186,17 +186,12 @@ class RecurrentNetwork(RecurrentModule):
     def synapses(self) -> list[Synapses]:
         """The synapse layers that lead from input to output one after the other, the readout included.
 
-        :raises ConfigurationError: where connections are of a kind that does not sleep.
+        Connections that skip layers or lead back do not change asleep.
         """
         found = []
         for number, (source, target, connection) in enumerate(self.links):
             if target == source + 1:
-                layer = connection.synapses(f"connections.{number}")
-                if layer is None:
-                    raise ConfigurationError(
-                        f"{type(connection).__name__} connections cannot sleep"
-                    )
-                found.append(layer)
+                found.append(connection.synapses(f"connections.{number}"))
         if self.readout_layer is not None:
             parameters = dict(self.readout_layer.named_parameters())
             weight, bias = parameters["weight"], parameters.get("bias")

@@ -1,5 +1,6 @@
 """What sleep sees of a network: chains of synapse layers, and what lies between them."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -8,18 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
-
-
-class Kernel(NamedTuple):
-    """The geometry of a convolution whose kernel is shared over positions.
-
-    :param size: ``(height, width)`` of the kernel; :param padding: ``(left, right, top, bottom)``.
-    """
-
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
+from continual_ep.networks.synapses import Kernel
 
 
 class Relay(NamedTuple):
@@ -82,48 +72,44 @@ class SynapseLayer(Protocol):
     def bias(self) -> nn.Parameter | None: ...
 
 
-class BranchMean:
-    """Passes on the mean of the branches of each soma."""
-
-    def __init__(self, branches: int) -> None:
-        self.branches = branches
-
-    def __call__(self, spikes: Tensor) -> Tensor:
-        return spikes.unflatten(-1, (-1, self.branches)).mean(-1)
-
-
 def chain_of_synapses(synapses: Iterable[SynapseLayer]) -> Chain:
     """The chain of a network that names its synapse layers itself.
 
     :raises ConfigurationError: when there are none, or neighbours do not fit.
     """
     layers: list[SleepLayer] = []
-    branches = 1
+    relays: tuple[Relay, ...] = ()
+    reaching = 0  # values that the layer below sends
     for layer in synapses:
-        below = layers[-1].weight.shape[0] if layers else 0
-        relays = (Relay(BranchMean(branches), (below,)),) if branches > 1 else ()
+        kernel: Kernel | None = getattr(layer, "kernel", None)
+        shape: tuple[int, ...] = getattr(layer, "shape", ()) or (layer.weight.shape[1],)
+        if layers and reaching != math.prod(shape):
+            raise ConfigurationError(
+                f"{layer.name} takes {math.prod(shape)} inputs, but {layers[-1].name} feeds it {reaching}: "
+                "synapses() must list the layers first to last"
+            )
         layers.append(
             SleepLayer(
                 layer.name,
                 layer.weight,
                 layer.bias,
                 getattr(layer, "feedback", None),
+                kernel=kernel,
                 relays=relays,
-                shape=(layer.weight.shape[1],),
+                shape=shape,
                 mask=getattr(layer, "mask", None),
             )
         )
-        if len(layers) > 1 and below != layer.weight.shape[1] * branches:
-            raise ConfigurationError(
-                f"{layer.name} takes {layer.weight.shape[1]} inputs, but {layers[-2].name} feeds it "
-                f"{below // branches}: synapses() must list the layers first to last"
-            )
-        branches = getattr(layer, "branches", 1)
+        relays, reaching = (), layer.weight.shape[0]
+        passes: Callable[[Tensor], Tensor] | None = getattr(layer, "relay", None)
+        if passes is not None:
+            relay = Relay(passes, getattr(layer, "relay_shape"))  # noqa: B009 # not in the protocol
+            relays, reaching = (relay,), passes(torch.zeros(1, *relay.shape)).numel()
     if not layers:
         raise ConfigurationError(
             "the network's synapses() is empty: there is nothing to put to sleep"
         )
-    return Chain(tuple(layers), None, layers[0].weight.shape[1])
+    return Chain(tuple(layers), None, math.prod(layers[0].shape))
 
 
 def plastic_layers(chains: Sequence[Chain], exclude: Sequence[str]) -> frozenset[str]:

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from continual_ep.sleep.layers import Kernel, Relay, SleepLayer
+from continual_ep.networks.synapses import Kernel
+from continual_ep.sleep.layers import Relay, SleepLayer
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.plasticity import weight_change
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from continual_ep.errors import ConfigurationError, warn_user
-from continual_ep.sleep.layers import Chain, Kernel, Relay, SleepLayer, chain_of_synapses
+from continual_ep.networks.synapses import Kernel
+from continual_ep.sleep.layers import Chain, Relay, SleepLayer, chain_of_synapses
 
 #: Modules without synapses that are applied to the spikes themselves.
 RELAYS = (
