@@ -1,0 +1,124 @@
+"""Every network of the family awake, asleep and rehearsing: Split-MNIST, five experiences of two classes.
+
+    python benchmarks/learners_sleep.py --data DATA --out OUT [NAME ...]
+
+DATA holds MNIST/raw; the first 5,000 images of each experience are learned, in the natural order of
+the digits. Each learner is a run of ``continual-ep`` in OUT/NAME, which resumes when the command is repeated.
+--validation measures on held-out training images instead of the test set. Prints a table and writes
+OUT/table.md.
+"""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from continual_ep.experiments.config import config_from
+from continual_ep.experiments.run import run
+
+EP = {"rule": "equilibrium-propagation", "beta": 0.15, "free_steps": 12, "nudged_steps": 4}
+LONGER = {**EP, "free_steps": 20, "nudged_steps": 8}
+LAYERED = {"hidden": [512], "gain": 0.45}
+DENDRITES = {"kind": "dendritic", "hidden": [256]}
+PUBLISHED = {**DENDRITES, "feedback": "untied", "feedback_scale": 0.2}
+SLOW, FAST = [0.045, 0.009], [0.4, 0.05]
+
+#: Network, learning rule, learning rates of each learner.
+LEARNERS = {
+    "EP": (LAYERED, EP, SLOW),
+    "BPTT": (LAYERED, {"rule": "bptt", "free_steps": 12}, SLOW),
+    "EP, heterogeneous time steps": (
+        {**LAYERED, "order": "synchronous", "time_steps": {"mean": 0.6, "spread": 0.3}},
+        {**EP, "free_steps": 30, "nudged_steps": 12},
+        SLOW,
+    ),
+    "EP, adjusted adaptation": (LAYERED, {**EP, "adaptation_steps": 5}, SLOW),
+    "contrastive Hebbian": (
+        {**LAYERED, "feedback_scale": 0.3},
+        {"rule": "contrastive-hebbian", "free_steps": 12, "clamped_steps": 8},
+        SLOW,
+    ),
+    "dendritic EP": (PUBLISHED, LONGER, FAST),
+    "dendritic EP, tied": (DENDRITES, LONGER, FAST),
+    "dendritic BPTT": (PUBLISHED, {"rule": "bptt", "free_steps": 20, "backward_steps": 8}, FAST),
+    "FRE-RNN, repaired": (
+        {
+            "hidden": [512],
+            "gain": 0.45,
+            "activation": "hard-sigmoid",
+            "readout": "activated",
+            "feedback_scale": 0.05,
+        },
+        {
+            **EP,
+            "nudging": "force",
+            "update": "postsynaptic",
+            "corrected": True,
+            "teaching": "difference",
+        },
+        SLOW,
+    ),
+    "convolutional EP": (
+        {
+            "kind": "convolutional",
+            "readout": "activated",
+            "gain": 0.6,
+            "convolutions": {"channels": [8, 16], "kernel": 5},
+        },
+        {**LONGER, "tolerance": 0.001},
+        [0.1, 0.05, 0.02],
+    ),
+}
+ARMS = ["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
+
+
+def configuration(name: str, args: argparse.Namespace) -> dict:
+    network, learning, rates = LEARNERS[name]
+    stream = {"name": "mnist", "root": args.data, "experiences": 5, "order_seed": None}
+    stream["per_experience"] = 5000
+    if args.validation:
+        stream["validation"] = 1 / 6
+    return {
+        "stream": stream,
+        "network": network,
+        "learning": [learning],
+        "training": {"learning_rates": rates, "batch_size": 50, "epochs": 1},
+        "rehearsal": {"per_class": 2, "share": 0.2},
+        "arms": args.arms.split(","),
+        "seeds": args.seeds,
+        "evaluate": "validation" if args.validation else "test",
+        "workers": args.workers,
+        "out": str(args.out / name.replace(", ", "-").replace(" ", "-")),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="default: all")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0:3")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--validation", action="store_true")
+    args = parser.parse_args()
+    lines = [
+        "| learner | " + " | ".join(args.arms.split(",")) + " |",
+        "|---" * (1 + args.arms.count(",") + 1) + "|",
+    ]
+    for name in args.names or LEARNERS:
+        comparison = run(config_from(configuration(name, args)), console=Console(), fork=True)
+        found = {}
+        for group in comparison.groups:
+            interval = group.interval("pooled_accuracy")
+            found[group.arm] = f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f}"
+        lines.append(f"| {name} | " + " | ".join(found[arm] for arm in args.arms.split(",")) + " |")
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
