@@ -26,6 +26,7 @@ from continual_ep.networks import (
     Dendritic,
     DendriticRNN,
     Dense,
+    FeedbackRegulatedRNN,
     RecurrentNetwork,
 )
 from continual_ep.networks.dendrites import branch_masks, synapses_per_branch
@@ -500,6 +501,90 @@ def test_attenuation_is_the_product_of_the_scales_above():
         grads.append([w.grad for w in network.weights])
     for (one, two), factor in zip(zip(*grads, strict=True), (2e-4, 2e-2, 1.0, 1.0), strict=True):
         torch.testing.assert_close(one, factor * two)
+
+
+def graph(sizes, seed=0, **options):
+    return FeedbackRegulatedRNN(sizes, generator=generator(seed), **options)
+
+
+def test_the_chain_is_the_layered_network_with_scaled_feedback():
+    sizes = [20, 9, 8, 7, 4]
+    chain = graph(sizes, feedback_scale=0.1).double()
+    layered = MRNN(
+        sizes,
+        activation="tanh",
+        readout="softmax",
+        feedback_scale=0.1,
+        order="synchronous",
+        learning=chain.learning,
+    ).double()
+    with torch.no_grad():
+        for number, link in enumerate(chain.links):
+            layered.weights[number].copy_(link.connection.weight)
+        layered.weights[-1].copy_(chain.readout_layer.weight)
+    x, y = data(inputs=20)
+    for network in (chain, layered):
+        CrossEntropy()(network(x), y).backward()
+    for number, link in enumerate(chain.links):
+        torch.testing.assert_close(link.connection.weight.grad, layered.weights[number].grad)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.1, 0.25])
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_the_spectral_radius_is_the_root_of_the_scale(scale, depth):
+    sizes = [20, *[16] * depth, 10]
+    full, scaled = (graph(sizes, feedback_scale=s).spectral_radius() for s in (1.0, scale))
+    assert scaled == pytest.approx(math.sqrt(scale) * full, rel=1e-6)
+
+
+def test_residuals_and_random_links_are_where_they_should_be():
+    sizes = [20, *[6] * 10, 4]
+    plain, residual = graph(sizes), graph(sizes, residuals=True)
+    skips = {link[:2] for link in residual.links} - {link[:2] for link in plain.links}
+    assert skips == {(1, 4), (4, 7), (7, 10)}
+    full = graph(sizes, random_links=1.0)
+    pairs = {link[:2] for link in full.links}
+    assert pairs == {(0, 1)} | {(a, b) for a in range(1, 11) for b in range(1, 11) if a != b}
+    for source, target, connection in full.links:
+        assert connection.weight.requires_grad == (source < target)
+        if source > target:
+            assert float(connection.weight.abs().max()) <= 0.01 * math.sqrt(6 / 12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"residuals": True},
+        {"residuals": True, "feedback": "random"},
+        {"random_links": 0.3},
+    ],
+)
+@pytest.mark.parametrize("teaching", ["states", "difference"])
+@pytest.mark.filterwarnings("ignore:the teaching signal", "ignore:the free phase did not")
+def test_skips_learn(options, teaching):
+    rule = EquilibriumPropagation(
+        0.1,
+        estimator="one-sided",
+        update="postsynaptic",
+        corrected=True,
+        teaching=teaching,
+        free_steps=40,
+        nudged_steps=20,
+    )
+    network = graph([12, *[10] * 7, 4], feedback_scale=0.1, learning=rule, **options)
+    fixed = [p.clone() for p in network.parameters() if not p.requires_grad]
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    x, y = data(batch=20)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = CrossEntropy()(network(x.float()), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+    for a, b in zip(fixed, (p for p in network.parameters() if not p.requires_grad), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_impossible_options_of_the_rule():
