@@ -172,6 +172,9 @@ class DendriteOptions(Options):
         default=None, description="synapses of an apical branch; null: as kept"
     )
     cables: bool = Field(default=False, description="learn the weights from branches to soma")
+    gain: Rate | list[Rate] = Field(
+        default=1.0, description="scale of the initial weights; one, or per layer"
+    )
     sampling: Literal["random", "soma-field", "branch-field"] = Field(
         default="random", description="which inputs a branch of the first layer gets"
     )

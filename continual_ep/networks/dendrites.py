@@ -23,7 +23,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.connections import Connection, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
-from continual_ep.networks.layered import validated_sizes
+from continual_ep.networks.layered import per_layer, validated_sizes
 from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation import TimeSteps
 
@@ -111,6 +111,7 @@ class Dendritic(Connection):
     :param apical_kept: synapses of an apical branch; default as ``kept``.
     :param cables: learn the weights from branches to soma, instead of 1/K.
     :param sampling: see :func:`branch_masks`; apical branches are wired at random.
+    :param gain: weights are drawn from :math:`U(\pm g/\sqrt{sources})`, as published with g = 1.
     :raises ConfigurationError: values that cannot work.
     """
 
@@ -130,6 +131,7 @@ class Dendritic(Connection):
         apical_kept: float | int | None = None,
         cables: bool = False,
         sampling: str = "random",
+        gain: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(feedback, feedback_scale)
@@ -144,7 +146,7 @@ class Dendritic(Connection):
         self.register_buffer("mask", mask.view(targets * branches, sources))
         # As published: from the dense fan-in, and biases from the fan-in that is left.
         self.weight = uniform(
-            targets * branches, sources, bound=1 / math.sqrt(sources), generator=generator
+            targets * branches, sources, bound=gain / math.sqrt(sources), generator=generator
         )
         bound = 1 / math.sqrt(synapses_per_branch(sources, kept))
         self.bias = uniform(targets * branches, bound=bound, generator=generator)
@@ -239,6 +241,8 @@ class DendriticRNN(RecurrentNetwork):
     Other arguments:
 
     :param apical_kept, cables, sampling: see :class:`Dendritic`; fields are for the first layer.
+    :param gain: of the initial weights, one or one for each layer. Branches dilute what differs between
+        inputs; deep networks want gains above the published 1, about 3, in all layers but the first.
     :param activation, readout, order, dt: see :class:`RecurrentNetwork`.
     :param generator: for weights, masks and time steps; default torch's global one.
     :raises ConfigurationError: values that cannot work.
@@ -256,6 +260,7 @@ class DendriticRNN(RecurrentNetwork):
         apical_kept: float | int | None = None,
         cables: bool = False,
         sampling: str = "random",
+        gain: float | Sequence[float] = 1.0,
         activation: str = "hard-sigmoid",
         readout: str = "activated",
         learning: RecurrentRule | None = None,
@@ -266,6 +271,7 @@ class DendriticRNN(RecurrentNetwork):
         outside = readout == "softmax"
         units = validated_sizes(sizes, hidden=1 if outside else 0)
         inside = units[:-1] if outside else units
+        gains = per_layer(gain, len(inside) - 1, "gain")
         links = [
             (
                 layer,
@@ -281,6 +287,7 @@ class DendriticRNN(RecurrentNetwork):
                     apical_kept=apical_kept,
                     cables=cables,
                     sampling="random" if layer else sampling,
+                    gain=gains[layer],
                     generator=generator,
                 ),
             )
