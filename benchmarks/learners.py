@@ -133,6 +133,18 @@ def settings() -> dict[str, Setting]:
         found[f"fre-5x64{end}"] = fre([64] * 5, 0.01, (20, 10), repaired)
         found[f"fre-10x64{end}"] = fre([64] * 10, 0.1, (100, 50), repaired)
         found[f"fre-10x64-weak{end}"] = fre([64] * 10, 0.01, (40, 20), repaired)
+    # Adjusted adaptation against no adaptation and against a merely weaker nudge: five steps at 0.1 leave
+    # 0.9^5 = 0.59 of the nudge's effect if the network does not restore it.
+    for name, beta, adaptation in (("", 0.5, 0), ("-adapted", 0.5, 5), ("-weaker", 0.295, 0)):
+        rule = EquilibriumPropagation(
+            beta,
+            estimator="one-sided",
+            free_steps=20,
+            nudged_steps=6,
+            nudging="loss",
+            adaptation_steps=adaptation,
+        )
+        found[f"ep-strong{name}"] = Setting(plain([256], learning=rule), [0.1, 0.05], decay=0.9)
     chl = ContrastiveHebbian(free_steps=20, clamped_steps=20, tolerance=1e-4)
     found["chl"] = Setting(
         plain([256], learning=chl, gain=0.5, feedback_scale=0.3), [0.5, 0.5], batch=50, decay=0.9

@@ -77,6 +77,18 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ({"network": {"kind": "mlp"}}, ["network.kind", "equilibrium-propagation", "mrnn"]),
         ({"network": {"kind": "mrnn", "dropout": 0.5}}, ["dropout", "mlp"]),
         ({"network": {"activation": "relu"}}, ["relu", "bounded"]),
+        ({"network": {"kind": "mrnn", "residuals": True}}, ["residuals", "feedback-regulated"]),
+        ({"network": {"kind": "dendritic", "gain": 2.0}}, ["gain", "mrnn"]),
+        (
+            {"network": {"kind": "dendritic", "convolutions": {"kernel": 3}}},
+            ["convolutions", "convolutional"],
+        ),
+        ({"network": {"dt": 0.5, "time_steps": {}}}, ["either dt or time_steps"]),
+        ({"network": {"feedback": "none"}}, ["feedback none"]),
+        (
+            {"learning": "contrastive-hebbian", "network": {"readout": "softmax"}},
+            ["no softmax readout"],
+        ),
         ({"rehearsal": {"per_class": 2, "total": 5}}, ["either per_class or total"]),
         ({"training": {"optimizer": "adam", "momentum": 0.9}}, ["momentum", "sgd"]),
         ({"training": {"learning_rates": [0.1]}}, ["learning_rates", "2 synapse layers"]),
@@ -233,8 +245,11 @@ def test_names_are_those_of_the_registries() -> None:
     from typing import get_args
 
     from continual_ep.experiments.options import NetworkOptions
+    from continual_ep.networks import NETWORKS
     from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS
 
+    kinds = get_args(NetworkOptions.model_fields["kind"].annotation)
+    assert set(kinds) == {"auto", *NETWORKS}
     literal, none = get_args(NetworkOptions.model_fields["activation"].annotation)
     assert set(get_args(literal)) == set(FEEDFORWARD_ACTIVATIONS) and none is type(None)
 

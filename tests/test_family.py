@@ -551,6 +551,17 @@ def test_residuals_and_random_links_are_where_they_should_be():
             assert float(connection.weight.abs().max()) <= 0.01 * math.sqrt(6 / 12)
 
 
+def test_connections_learn_at_the_rate_of_the_layer_they_lead_to():
+    network = graph([20, 6, 6, 6, 6, 4], residuals=True)
+    groups = network.parameter_groups([1.0, 2.0, 3.0, 4.0, 5.0])
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for _, target, connection in network.links:
+        assert rates[id(connection.weight)] == target
+    assert rates[id(network.readout_layer.weight)] == 5.0
+    with pytest.raises(ConfigurationError, match="learning rate"):
+        network.parameter_groups([1.0, 2.0])
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -16,7 +16,14 @@ from continual_ep.experiments.options import LearningOptions, NetworkOptions
 from continual_ep.experiments.randomness import named_seed
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.networks import MLP, MRNN, ConvolutionalRNN, DendriticRNN, RecurrentNetwork
+from continual_ep.networks import (
+    MLP,
+    MRNN,
+    ConvolutionalRNN,
+    DendriticRNN,
+    FeedbackRegulatedRNN,
+    RecurrentNetwork,
+)
 from continual_ep.plugins import AwakeRehearsal, BatchFeed, SleepReplay
 from continual_ep.relaxation import TimeSteps
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
@@ -142,6 +149,12 @@ def build_network(
         convolutions: dict[str, Any] = network.convolutions.model_dump()
         channels = convolutions.pop("channels")
         return ConvolutionalRNN(image_shape, channels, outputs, **convolutions, **settling)
+    if network_kind(learning, network) == "feedback-regulated":
+        if network.readout not in (None, "softmax"):
+            raise ConfigurationError("network.kind feedback-regulated reads out by softmax")
+        del settling["readout"]
+        settling |= {"residuals": network.residuals, "random_links": network.random_links}
+        return FeedbackRegulatedRNN(sizes, **settling)
     return MRNN(sizes, **options, **settling)
 
 

@@ -197,8 +197,14 @@ class ConvolutionOptions(Options):
 class NetworkOptions(Options):
     """What is wired to what."""
 
-    kind: Literal["auto", "mrnn", "dendritic", "convolutional", "mlp"] = Field(
-        default="auto", description="auto: mlp for backprop, mrnn for every other rule"
+    kind: Literal["auto", "mrnn", "dendritic", "convolutional", "feedback-regulated", "mlp"] = (
+        Field(default="auto", description="auto: mlp for backprop, mrnn for every other rule")
+    )
+    residuals: bool = Field(
+        default=False, description="symmetric skips of three layers; feedback-regulated only"
+    )
+    random_links: Share = Field(
+        default=0.0, description="probability of further connections; feedback-regulated only"
     )
     dendrites: DendriteOptions = DendriteOptions()
     convolutions: ConvolutionOptions = ConvolutionOptions()
@@ -249,14 +255,23 @@ class NetworkOptions(Options):
     def _fits_kind(self) -> "NetworkOptions":
         settling = ("feedback", "feedback_scale", "order", "dt", "time_steps")
         forward = ("dropout", "dropout_rescale", "init")
-        own = {"dendrites": "dendritic", "convolutions": "convolutional"}
+        own = {
+            "dendrites": "dendritic",
+            "convolutions": "convolutional",
+            "residuals": "feedback-regulated",
+            "random_links": "feedback-regulated",
+        }
         foreign = {
             "mlp": {**dict.fromkeys(settling, "mrnn"), **own},
             "mrnn": {**dict.fromkeys(forward, "mlp"), **own},
             "dendritic": {**dict.fromkeys(forward, "mlp"), "gain": "mrnn", "bias": "mrnn"},
             "convolutional": {**dict.fromkeys(forward, "mlp"), "hidden": "mrnn", "bias": "mrnn"},
+            "feedback-regulated": {
+                **dict.fromkeys((*forward, "bias", "gain"), "mrnn"),
+                "bias": "mrnn",
+            },
         }
-        for kind in ("dendritic", "convolutional"):
+        for kind in set(own.values()):
             foreign[kind] |= {key: word for key, word in own.items() if word != kind}
         for name, other in foreign.get(self.kind, {}).items():
             if getattr(self, name) != type(self).model_fields[name].default:

@@ -1,5 +1,7 @@
 """What is wired to what: networks as PyTorch modules."""
 
+from torch import nn
+
 from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
 from continual_ep.networks.connections import Connection, Dense
 from continual_ep.networks.convolution import Convolution, ConvolutionalRNN
@@ -12,7 +14,13 @@ from continual_ep.networks.recurrent import RecurrentModule, Settling
 from continual_ep.networks.synapses import Synapses
 
 #: Networks by name, for configurations.
-NETWORKS: dict[str, type[MRNN] | type[MLP]] = {"mrnn": MRNN, "mlp": MLP}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mrnn": MRNN,
+    "dendritic": DendriticRNN,
+    "convolutional": ConvolutionalRNN,
+    "feedback-regulated": FeedbackRegulatedRNN,
+    "mlp": MLP,
+}
 
 __all__ = [
     "ACTIVATIONS",

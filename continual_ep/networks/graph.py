@@ -169,17 +169,21 @@ class RecurrentNetwork(RecurrentModule):
         return [link.connection for link in self.links]
 
     def parameter_groups(self, learning_rates: Sequence[float] | float) -> list[dict[str, Any]]:
-        """Optimizer groups with one learning rate per link, in their order, and the readout's last.
+        """Optimizer groups with one learning rate per layer, first to last, the readout's last.
 
-        :raises ConfigurationError: unless there is one rate, or one for each.
+        Connections learn at the rate of the layer that they lead up to.
+
+        :raises ConfigurationError: unless there is one rate, or one for each layer.
         """
-        modules: list[nn.Module] = [*self._connections()]
+        rates = per_layer(learning_rates, len(self.sizes) - 1, "learning rate")
+        modules: list[tuple[nn.Module, float]] = [
+            (link.connection, rates[link.target - 1]) for link in self.links
+        ]
         if self.readout_layer is not None:
-            modules.append(self.readout_layer)
-        rates = per_layer(learning_rates, len(modules), "learning rate")
+            modules.append((self.readout_layer, rates[-1]))
         groups = [
             {"params": [p for p in module.parameters() if p.requires_grad], "lr": rate}
-            for module, rate in zip(modules, rates, strict=True)
+            for module, rate in modules
         ]
         return [group for group in groups if group["params"]]
 
