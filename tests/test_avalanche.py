@@ -4,6 +4,8 @@ Avalanche's SupervisedTemplate strategies are used as they are. Oracles: the los
 the gradient is the sum of EP's and of autograd's penalty; plugins see and change what they should.
 """
 
+import copy
+
 import pytest
 import torch
 from avalanche.evaluation.metrics import loss_metrics
@@ -29,8 +31,15 @@ from torch import nn
 from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.learning import BPTT, EquilibriumPropagation, SquaredError
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.networks import MLP, MRNN
+from continual_ep.networks import (
+    MLP,
+    MRNN,
+    ConvolutionalRNN,
+    DendriticRNN,
+    FeedbackRegulatedRNN,
+)
 from continual_ep.plugins import AwakeRehearsal, SleepReplay
+from continual_ep.relaxation import TimeSteps
 from continual_ep.strategies import BPStrategy, BPTTStrategy, EPStrategy
 from continual_ep.streams import class_incremental
 
@@ -114,6 +123,50 @@ def test_ep_network_in_every_strategy(name, readout, benchmark):
             assert sum(losses[-quarter:]) < sum(losses[:quarter])
     results = strategy.eval(benchmark.test_stream)
     assert all(torch.isfinite(torch.tensor(v)) for v in results.values())
+
+
+FAMILY = {
+    "dendritic": lambda: DendriticRNN(
+        [64, 20, 10], branches=2, bias=False, readout="linear", learning=RULE
+    ),
+    "dendritic, published": lambda: DendriticRNN(
+        [64, 20, 10],
+        branches=2,
+        bias=False,
+        feedback="untied",
+        feedback_scale=0.2,
+        learning=RULE,
+    ),
+    "convolutional": lambda: ConvolutionalRNN((8, 8), [6], 10, bias=False, learning=RULE),
+    "feedback-regulated": lambda: FeedbackRegulatedRNN(
+        [64, 20, 20, 20, 20, 10], feedback_scale=0.1, residuals=True
+    ),
+    "time steps": lambda: MRNN([64, 20, 10], dt=TimeSteps(mean=0.6), learning=RULE),
+}
+
+
+@pytest.mark.parametrize("name", ["Replay", "EWC", "LwF", "AGEM", "DER", "SynapticIntelligence"])
+@pytest.mark.parametrize("member", FAMILY)
+def test_the_family_in_strategies(name, member, benchmark):
+    """Deep copies, penalties, distillation and projections see ordinary modules."""
+    torch.manual_seed(0)
+    kind, options = STRATEGIES[name]
+    model = FAMILY[member]()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    sleep = SleepReplay(steps=30, window=3)
+    strategy = make(kind, model, [sleep], epochs=2, **options)
+    strategy.train(benchmark.train_stream[:2])
+    learned = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert any(not torch.equal(before[n], model.state_dict()[n]) for n in learned)
+    assert sleep.last_night is not None
+    results = strategy.eval(benchmark.test_stream)
+    assert all(torch.isfinite(torch.tensor(v)) for v in results.values())
+    twin = copy.deepcopy(model)
+    x = torch.rand(3, 64)
+    with torch.no_grad():
+        assert torch.equal(twin(x), model(x))
+        next(iter(twin.parameters())).add_(0.5)
+        assert not torch.equal(twin(x), model(x))
 
 
 def test_ep_network_as_icarl_s_feature_extractor(benchmark):

@@ -175,6 +175,7 @@ class DendriteOptions(Options):
     gain: Rate | list[Rate] = Field(
         default=1.0, description="scale of the initial weights; one, or per layer"
     )
+    bias: bool = Field(default=True, description="give branches biases, as published")
     sampling: Literal["random", "soma-field", "branch-field"] = Field(
         default="random", description="which inputs a branch of the first layer gets"
     )
@@ -192,6 +193,7 @@ class ConvolutionOptions(Options):
         default="max", description="after each convolution"
     )
     pool_size: Count = Field(default=2, description="side of its windows")
+    bias: bool = Field(default=True, description="give channels and readout biases")
 
 
 class NetworkOptions(Options):

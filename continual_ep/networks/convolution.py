@@ -173,6 +173,7 @@ class ConvolutionalRNN(RecurrentNetwork):
     Other arguments:
 
     :param feedback, feedback_scale: see :class:`~continual_ep.networks.connections.Connection`.
+    :param bias: give channels and readout biases.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n})` with the fan-in n.
     :param activation, learning, order, dt: see :class:`RecurrentNetwork`.
     :raises ConfigurationError: values that cannot work.
@@ -191,6 +192,7 @@ class ConvolutionalRNN(RecurrentNetwork):
         feedback: str = "tied",
         feedback_scale: float = 1.0,
         gain: float = 1.0,
+        bias: bool = True,
         activation: str = "hard-sigmoid",
         readout: str = "softmax",
         learning: RecurrentRule | None = None,
@@ -213,6 +215,7 @@ class ConvolutionalRNN(RecurrentNetwork):
                 pool_size=pool_size,
                 feedback=feedback if layer else "none",
                 feedback_scale=feedback_scale,
+                bias=bias,
                 bound=gain / math.sqrt(fan_in),
                 generator=generator,
             )
@@ -225,7 +228,7 @@ class ConvolutionalRNN(RecurrentNetwork):
                 classes,
                 feedback=feedback,
                 feedback_scale=feedback_scale,
-                bias=True,
+                bias=bias,
                 bound=gain / math.sqrt(units),
                 generator=generator,
             )
@@ -240,7 +243,7 @@ class ConvolutionalRNN(RecurrentNetwork):
             learning=learning,
             order=order,
             dt=dt,
-            readout_bias=True,
+            readout_bias=bias,
             generator=generator,
         )
 

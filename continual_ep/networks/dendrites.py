@@ -112,6 +112,7 @@ class Dendritic(Connection):
     :param cables: learn the weights from branches to soma, instead of 1/K.
     :param sampling: see :func:`branch_masks`; apical branches are wired at random.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{sources})`, as published with g = 1.
+    :param bias: give basal branches biases, as published.
     :raises ConfigurationError: values that cannot work.
     """
 
@@ -132,6 +133,7 @@ class Dendritic(Connection):
         cables: bool = False,
         sampling: str = "random",
         gain: float = 1.0,
+        bias: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(feedback, feedback_scale)
@@ -149,7 +151,8 @@ class Dendritic(Connection):
             targets * branches, sources, bound=gain / math.sqrt(sources), generator=generator
         )
         bound = 1 / math.sqrt(synapses_per_branch(sources, kept))
-        self.bias = uniform(targets * branches, bound=bound, generator=generator)
+        biases = uniform(targets * branches, bound=bound, generator=generator)
+        self.bias = biases if bias else None
         self.cable = nn.Parameter(torch.full((targets, branches), 1 / branches)) if cables else None
         with torch.no_grad():
             self.weight.mul_(self.mask)
@@ -172,7 +175,7 @@ class Dendritic(Connection):
     @property
     def active_parameters(self) -> int:
         """Parameters that the masks leave."""
-        count = int(self.mask.sum()) + self.bias.numel()
+        count = int(self.mask.sum()) + (0 if self.bias is None else self.bias.numel())
         if self.cable is not None:
             count += self.cable.numel()
         if self.apical_weight is not None and self.apical_weight.requires_grad:
@@ -180,10 +183,15 @@ class Dendritic(Connection):
         return count
 
     def tensors(self) -> Weights:
-        own = (self.weight * self.mask, self.bias, self._cables())
-        if self.apical_weight is None:
-            return own
-        return (*own, self.apical_weight * self.apical_mask)
+        own: Weights = (self.weight * self.mask, self._cables())
+        if self.apical_weight is not None:
+            own = (*own, self.apical_weight * self.apical_mask)
+        return own if self.bias is None else (*own, self.bias)
+
+    def _opened(self, pre: Tensor, tensors: Weights) -> Tensor:
+        """The currents of the branches, before they are rectified."""
+        bias = None if self.bias is None else tensors[-1]
+        return nn.functional.linear(pre.flatten(1), tensors[0], bias)
 
     def _cables(self) -> Tensor:
         if self.cable is not None:
@@ -191,18 +199,16 @@ class Dendritic(Connection):
         return self.weight.new_full((1, 1), 1.0 / self.branches)
 
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
-        weight, bias, cables, *_ = tensors
-        opened = nn.functional.linear(pre.flatten(1), weight, bias).relu()
-        return (opened.view(len(pre), self.targets, self.branches) * cables).sum(2)
+        opened = self._opened(pre, tensors).relu()
+        return (opened.view(len(pre), self.targets, self.branches) * tensors[1]).sum(2)
 
     def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
         if self.apical_weight is not None:
-            opened = nn.functional.linear(post, tensors[3]).relu()
+            opened = nn.functional.linear(post, tensors[2]).relu()
             return opened.view(len(post), self.sources, self.apical).mean(2).view(pre.shape)
-        weight, bias, cables, *_ = tensors
-        opened = nn.functional.linear(pre.flatten(1), weight, bias) > 0
-        sent = (post.unsqueeze(2) * cables).expand(-1, -1, self.branches).flatten(1)
-        return ((sent * opened) @ weight).view(pre.shape)
+        opened = self._opened(pre, tensors) > 0
+        sent = (post.unsqueeze(2) * tensors[1]).expand(-1, -1, self.branches).flatten(1)
+        return ((sent * opened) @ tensors[0]).view(pre.shape)
 
     def synapses(self, name: str) -> Synapses:
         """Asleep the branches are the units that fire; a soma passes on the mean of its branches."""
@@ -243,6 +249,7 @@ class DendriticRNN(RecurrentNetwork):
     :param apical_kept, cables, sampling: see :class:`Dendritic`; fields are for the first layer.
     :param gain: of the initial weights, one or one for each layer. Branches dilute what differs between
         inputs; deep networks want gains above the published 1, about 3, in all layers but the first.
+    :param bias: give branches biases, as published. Sleep works better without.
     :param activation, readout, order, dt: see :class:`RecurrentNetwork`.
     :param generator: for weights, masks and time steps; default torch's global one.
     :raises ConfigurationError: values that cannot work.
@@ -261,6 +268,7 @@ class DendriticRNN(RecurrentNetwork):
         cables: bool = False,
         sampling: str = "random",
         gain: float | Sequence[float] = 1.0,
+        bias: bool = True,
         activation: str = "hard-sigmoid",
         readout: str = "activated",
         learning: RecurrentRule | None = None,
@@ -288,6 +296,7 @@ class DendriticRNN(RecurrentNetwork):
                     cables=cables,
                     sampling="random" if layer else sampling,
                     gain=gains[layer],
+                    bias=bias,
                     generator=generator,
                 ),
             )
