@@ -347,7 +347,7 @@ from pathlib import Path
 from test_features import Means, features_of, file_list
 from continual_ep.features import extract, extraction
 
-Means.pause = 0.05
+Means.pause = 0.2
 extraction.NOTE_EVERY = 0.0
 print("started", flush=True)
 extract({"train": file_list(Path(sys.argv[1]))}, features_of(Means()),
