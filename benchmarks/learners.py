@@ -27,7 +27,7 @@ from continual_ep.learning import (
     EquilibriumPropagation,
     SquaredError,
 )
-from continual_ep.networks import MRNN, DendriticRNN
+from continual_ep.networks import MRNN, ConvolutionalRNN, DendriticRNN
 from continual_ep.streams import class_incremental
 
 
@@ -145,6 +145,16 @@ def settings() -> dict[str, Setting]:
             adaptation_steps=adaptation,
         )
         found[f"ep-strong{name}"] = Setting(plain([256], learning=rule), [0.1, 0.05], decay=0.9)
+    soft = EquilibriumPropagation(0.4, free_steps=20, nudged_steps=5, tolerance=0.01)
+    found["conv-ep"] = Setting(
+        lambda generator: ConvolutionalRNN(
+            (1, 28, 28), [32, 64], 10, kernel=5, gain=0.8, learning=soft, generator=generator
+        ),
+        [0.05, 0.05, 0.05],
+        momentum=0.9,
+        loss=CrossEntropy,
+        decay=0.7,
+    )
     chl = ContrastiveHebbian(free_steps=20, clamped_steps=20, tolerance=1e-4)
     found["chl"] = Setting(
         plain([256], learning=chl, gain=0.5, feedback_scale=0.3), [0.5, 0.5], batch=50, decay=0.9
