@@ -29,6 +29,7 @@ from continual_ep.networks import (
     FeedbackRegulatedRNN,
     RecurrentNetwork,
 )
+from continual_ep.networks.connections import Connection
 from continual_ep.networks.dendrites import branch_masks, synapses_per_branch
 from continual_ep.relaxation import TimeSteps
 from continual_ep.strategies import silent_evaluator
@@ -739,6 +740,33 @@ def test_what_comes_back_is_the_derivative_of_what_goes_up(pool):
     post = torch.rand(drive.shape, dtype=torch.float64)
     (expected,) = torch.autograd.grad(drive, x, post)
     torch.testing.assert_close(connection.back(post, x.detach(), tensors), expected)
+
+
+@pytest.mark.parametrize("order", ["red-black", "synchronous", "sweep"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: convolutional("max", **more),
+        lambda **more: convolutional("soft", **more),
+        lambda **more: DendriticRNN([200, 9, 8, 3], generator=generator(), **more).double(),
+    ],
+)
+def test_gates_are_found_once_and_change_nothing(make, order, monkeypatch):
+    network = make(order=order)
+    x, _ = images()
+    found = []
+    kind = type(network.links[1].connection)
+    name = "_maps" if kind is Convolution else "_opened"
+    original = getattr(kind, name)
+    monkeypatch.setattr(
+        kind, name, lambda *of: found.append(of[0] is network.links[1].connection) or original(*of)
+    )
+    states = network.settle(x, steps=12).states
+    # Once for each state, and once for the states at rest.
+    assert sum(found) <= 12 + 1
+    monkeypatch.setattr(kind, "back", Connection.back)
+    for known, alone in zip(states, network.settle(x, steps=12).states, strict=True):
+        torch.testing.assert_close(known, alone, rtol=1e-12, atol=1e-14)
 
 
 def test_soft_pooling_by_hand():

@@ -23,6 +23,9 @@ FEEDBACKS = ("tied", "untied", "random", "none")
 
 Weights = tuple[Tensor, ...]
 
+#: Where the current went through; None where that does not depend on the state.
+Gates = Tensor | None
+
 
 class Connection(nn.Module):
     r"""Synapses from a source layer onto a target layer.
@@ -38,6 +41,9 @@ class Connection(nn.Module):
 
     #: Whether the drive is linear in the source's state, biases aside.
     linear = False
+
+    #: Whether what comes back goes through gates that the source's state opened.
+    gating = False
 
     def __init__(self, feedback: str = "tied", feedback_scale: float = 1.0) -> None:
         super().__init__()
@@ -67,10 +73,20 @@ class Connection(nn.Module):
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
         """The current onto the target, ``(batch, *target)``."""
 
-    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+    def gated(self, pre: Tensor, tensors: Weights) -> tuple[Tensor, Gates]:
+        """:meth:`drive`, and the gates it went through (the winners of a pool, the open branches).
+
+        While the source's state stays as it is, what comes back goes through the same gates, and
+        :meth:`back` need not find them again.
+        """
+        return self.drive(pre, tensors), None
+
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights, gates: Gates = None) -> Tensor:
         """The current onto the source, ``(batch, *source)``, before the scale.
 
         For tied feedback, by autograd; subclasses have closed forms.
+
+        :param gates: those of ``pre`` from :meth:`gated`, if they are known.
         """
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
@@ -147,7 +163,7 @@ class Dense(Connection):
             pre.flatten(1), tensors[0], tensors[2] if self.bias is not None else None
         )
 
-    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights, gates: Gates = None) -> Tensor:
         return (post @ tensors[1]).view(pre.shape)
 
     def synapses(self, name: str) -> Synapses:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.connections import Connection, Dense, Weights, uniform
+from continual_ep.networks.connections import Connection, Dense, Gates, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.synapses import Kernel, Synapses
 from continual_ep.relaxation import TimeSteps
@@ -28,12 +28,35 @@ POOLS = ("none", "max", "average", "soft")
 
 def soft_pool(maps: Tensor, size: int) -> Tensor:
     r"""Each window's values weighted by their softmax, :math:`\sum x e^x / \sum e^x`."""
+    windows = _windows(maps, size)
+    return (windows * windows.softmax(-1)).sum(-1)
+
+
+def soft_pool_slope(maps: Tensor, size: int) -> Tensor:
+    r"""Its derivative by each value, :math:`p_i (1 + x_i - \sum_j p_j x_j)`; shaped like ``maps``."""
+    windows = _windows(maps, size)
+    shares = windows.softmax(-1)
+    slopes = shares * (1.0 + windows - (windows * shares).sum(-1, keepdim=True))
+    rows, columns = slopes.shape[2:4]
+    tiles = slopes.unflatten(4, (size, size)).transpose(3, 4)
+    return _padded(tiles.reshape(*maps.shape[:2], rows * size, columns * size), maps.shape)
+
+
+def _windows(maps: Tensor, size: int) -> Tensor:
+    """``(batch, channels, rows, columns, size * size)``; what fills no window is left out."""
     count, channels, height, width = maps.shape
     rows, columns = height // size, width // size
     windows = maps[:, :, : rows * size, : columns * size]
     windows = windows.reshape(count, channels, rows, size, columns, size).transpose(3, 4)
-    flat = windows.flatten(4)
-    return (flat * flat.softmax(-1)).sum(-1)
+    return windows.flatten(4)
+
+
+def _padded(maps: Tensor, shape: Sequence[int]) -> Tensor:
+    """``maps`` with zeros at the right and the lower edge, where a pool's windows end early."""
+    height, width = maps.shape[2:]
+    if (height, width) == tuple(shape[2:]):
+        return maps
+    return nn.functional.pad(maps, (0, shape[3] - width, 0, shape[2] - height))
 
 
 class Convolution(Connection):
@@ -74,6 +97,7 @@ class Convolution(Connection):
                 raise ConfigurationError(f"{name} is {value!r}; it must be {least} or more")
         sources, targets = channels
         self.padding, self.pool, self.pool_size = padding, pool, pool_size
+        self.gating = pool in ("max", "soft")
         self._source: tuple[int, ...] | None = None
         shape = (targets, sources, kernel, kernel)
         fan_in = sources * kernel * kernel
@@ -112,6 +136,13 @@ class Convolution(Connection):
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
         return self._pooled(self._maps(pre, tensors))
 
+    def gated(self, pre: Tensor, tensors: Weights) -> tuple[Tensor, Gates]:
+        maps = self._maps(pre, tensors)
+        if self.pool == "max":
+            return nn.functional.max_pool2d(maps, self.pool_size, return_indices=True)
+        gates = soft_pool_slope(maps, self.pool_size) if self.pool == "soft" else None
+        return self._pooled(maps), gates
+
     def _maps(self, pre: Tensor, tensors: Weights) -> Tensor:
         bias = None if self.bias is None else tensors[1]
         return nn.functional.conv2d(pre, tensors[0], bias, padding=self.padding)
@@ -123,18 +154,27 @@ class Convolution(Connection):
             return nn.functional.avg_pool2d(maps, self.pool_size)
         return soft_pool(maps, self.pool_size) if self.pool == "soft" else maps
 
-    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
-        keep = torch.is_grad_enabled()
-        maps = self._maps(pre, tensors)
-        if self.pool == "none":
-            sent = post
-        else:
-            # The pooling alone is differentiated; the convolution's transpose is known.
-            with torch.enable_grad():
-                leaf = maps if keep and maps.requires_grad else maps.detach().requires_grad_()
-                (sent,) = torch.autograd.grad(self._pooled(leaf), leaf, post, create_graph=keep)
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights, gates: Gates = None) -> Tensor:
+        if gates is None and self.gating:
+            gates = self.gated(pre, tensors)[1]
         kernel = tensors[0] if self.feedback_weight is None else tensors[-1]
+        sent = self._unpooled(post, gates, pre.shape)
         return nn.functional.conv_transpose2d(sent, kernel, padding=self.padding)
+
+    def _unpooled(self, post: Tensor, gates: Gates, source: Sequence[int]) -> Tensor:
+        """The transposed pooling: onto the maps of a source of this shape."""
+        if self.pool == "none":
+            return post
+        grown = 2 * self.padding - self.weight.shape[2] + 1
+        shape = (*post.shape[:2], source[2] + grown, source[3] + grown)
+        if self.pool == "max":
+            assert gates is not None
+            return nn.functional.max_unpool2d(
+                post, gates, [self.pool_size] * 2, output_size=list(shape[2:])
+            )
+        size = float(self.pool_size)
+        spread = _padded(nn.functional.interpolate(post, scale_factor=size), shape)
+        return spread / size**2 if gates is None else spread * gates
 
     def synapses(self, name: str) -> Synapses:
         """Asleep the positions before the pooling are the units that fire.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.connections import Connection, Weights, uniform
+from continual_ep.networks.connections import Connection, Gates, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import per_layer, validated_sizes
 from continual_ep.networks.synapses import Synapses
@@ -137,6 +137,7 @@ class Dendritic(Connection):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(feedback, feedback_scale)
+        self.gating = feedback == "tied"
         for name, value in (("branches", branches), ("apical", apical)):
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"{name} is {value!r}; it must be 1 or more")
@@ -199,14 +200,18 @@ class Dendritic(Connection):
         return self.weight.new_full((1, 1), 1.0 / self.branches)
 
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
-        opened = self._opened(pre, tensors).relu()
-        return (opened.view(len(pre), self.targets, self.branches) * tensors[1]).sum(2)
+        return self.gated(pre, tensors)[0]
 
-    def back(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
+    def gated(self, pre: Tensor, tensors: Weights) -> tuple[Tensor, Gates]:
+        opened = self._opened(pre, tensors).relu()
+        soma = (opened.view(len(pre), self.targets, self.branches) * tensors[1]).sum(2)
+        return soma, opened
+
+    def back(self, post: Tensor, pre: Tensor, tensors: Weights, gates: Gates = None) -> Tensor:
         if self.apical_weight is not None:
             opened = nn.functional.linear(post, tensors[2]).relu()
             return opened.view(len(post), self.sources, self.apical).mean(2).view(pre.shape)
-        opened = self._opened(pre, tensors) > 0
+        opened = (self._opened(pre, tensors) if gates is None else gates) > 0
         sent = (post.unsqueeze(2) * tensors[1]).expand(-1, -1, self.branches).flatten(1)
         return ((sent * opened) @ tensors[0]).view(pre.shape)
 
