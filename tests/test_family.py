@@ -443,6 +443,22 @@ def glorot(sizes):
     return [math.sqrt(6 * a / (a + b)) for a, b in itertools.pairwise(sizes)]
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda **more: MRNN([12, 8, 7, 4], feedback_scale=[0.5, 0.2], bias=True, **more),
+        lambda **more: DendriticRNN([12, 8, 7, 4], branches=3, feedback_scale=0.3, **more),
+    ],
+)
+def test_corrected_tied_feedback_has_the_exact_gradient_however_it_is_scaled(network):
+    network = network(activation="shifted-sigmoid", generator=generator()).double()
+    network.learning = exact(corrected=True)
+    report = check_gradients(network, *data(), SquaredError())
+    assert report.worst.relative_error < 1e-5
+    network.learning = exact()
+    assert check_gradients(network, *data(), SquaredError()).worst.relative_error > 0.1
+
+
 def regulated(sizes, scale, **rule):
     learning = EquilibriumPropagation(
         0.1, estimator="one-sided", update="postsynaptic", free_steps=60, nudged_steps=40, **rule

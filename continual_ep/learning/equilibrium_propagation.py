@@ -57,7 +57,9 @@ class EquilibriumPropagation(SecondPhaseRule):
     :param update: ``"contrast"``, or ``"postsynaptic"``: the difference of the postsynaptic states times the
         free presynaptic state (FRE-RNN, arXiv:2508.11659), for networks whose feedback is scaled down.
     :param corrected: divide each layer's gradient by the feedback scales between it and the output, which
-        the published rule leaves in.
+        the published rule leaves in. A chain of layers with tied feedback :math:`\gamma_l d_l^T` has the
+        energy :math:`\Phi = \sum_l c_l\, s_l \cdot d_l(s_{l-1}), c_l = \prod_{m>l} \gamma_m`, so with
+        ``update="contrast"`` the corrected gradient is the exact one.
     :param teaching: ``"states"``, or ``"difference"``: the signal travels as a small change around the free
         equilibrium, the limit of a vanishing ``beta``, without rounding however small it is.
     :param adaptation_steps: steps of adjusted adaptation after each nudged phase;

@@ -60,8 +60,9 @@ class MRNN(RecurrentModule, LayeredNetwork):
         weights; a vector field, learned by the same Hebbian products as the forward weights) or
         ``"random"`` (own feedback weights that never change).
     :param feedback_scale: :math:`\gamma_l` in front of what comes back to each hidden layer; one, or one
-        for each connection between dynamical layers, lowest first. Below 1 the network settles sooner
-        and has no energy; its local rules then follow another direction than the gradient.
+        for each connection between dynamical layers, lowest first. Below 1 the network settles sooner;
+        its energy then weighs each layer by the product of the scales above it, and equilibrium propagation
+        has the exact gradient with ``corrected=True``, which divides by them.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n_{l-1}})`; one gain, or one per layer.
     :param order: update order, see :mod:`continual_ep.relaxation.orders`.
     :param dt: time step in (0, 1]; 1 is the discrete map. Or :class:`~continual_ep.relaxation.TimeSteps`:
