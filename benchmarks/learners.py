@@ -209,7 +209,53 @@ def settings() -> dict[str, Setting]:
             [0.1, 0.1],
             batch=10,
         )
+    # A weaker clamp instead: the output moves by 0.14 / 1.14 = 12 % of the way to its target, which is what
+    # twenty steps of adaptation at 0.1 leave.
+    weaker = EquilibriumPropagation(
+        0.14, estimator="one-sided", free_steps=120, nudged_steps=120, nudging="loss"
+    )
+    found["chl-leaky-weaker"] = Setting(
+        plain(
+            [50],
+            learning=weaker,
+            activation="shifted-sigmoid",
+            gain=0.5,
+            dt=0.1,
+            order="synchronous",
+        ),
+        [0.1, 0.1],
+        batch=10,
+    )
+    # The published convolutional setting at an eighth of its channels.
+    for name, beta, adaptation in (("", 0.18, 0), ("-adapted", 0.18, 5), ("-weaker", 0.106, 0)):
+        found[f"conv-cifar{name}"] = convolutional_adaptation(beta, adaptation)
     return found
+
+
+def convolutional_adaptation(beta: float, adaptation: int) -> Setting:
+    rule = EquilibriumPropagation(
+        beta,
+        estimator="one-sided",
+        free_steps=65,
+        nudged_steps=15,
+        tolerance=1e-4,
+        nudging="loss",
+        adaptation_steps=adaptation,
+    )
+    return Setting(
+        lambda generator: ConvolutionalRNN(
+            (3, 32, 32),
+            [32, 64],
+            10,
+            kernel=3,
+            gain=0.5,
+            readout="activated",
+            learning=rule,
+            generator=generator,
+        ),
+        [0.21, 0.021, 0.021],
+        batch=20,
+    )
 
 
 def load(args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -223,6 +269,7 @@ def load(args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         data = benchmark.streams[name][0].dataset
         parts += [torch.stack([x for x, *_ in data]), torch.tensor(list(data.targets))]
     if args.standardize:
+        # For images of several colours, the mean and spread of all their values.
         mean, spread = parts[0].mean(), parts[0].std()
         parts[0], parts[2] = (parts[0] - mean) / spread, (parts[2] - mean) / spread
     return tuple(parts)
@@ -238,6 +285,9 @@ def error(network: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def train(name: str, setting: Setting, seed: int, data: tuple, args: argparse.Namespace) -> None:
     x, y, test_x, test_y = data
+    if args.limit:
+        chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: args.limit]
+        x, y = x[chosen], y[chosen]
     generator = torch.Generator().manual_seed(seed)
     network = setting.make(generator)
     groups = network.parameter_groups(setting.rates)
@@ -300,6 +350,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0:1")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--limit", type=int, help="training images at most")
     parser.add_argument(
         "--standardize", action="store_true", help="inputs of mean 0 and standard deviation 1"
     )
