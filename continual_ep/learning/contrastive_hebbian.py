@@ -65,7 +65,9 @@ class ContrastiveHebbian(SecondPhaseRule):
                 f"update {self.update!r} is unknown; choose one of {', '.join(UPDATES)}"
             )
 
-    def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+    def gradients(
+        self, phase: FreePhase, output_gradient: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
         target, weight = _target(phase, output_gradient)
         clamped, relaxation = phase.clamped, phase.network.relaxation
         states = [target]
@@ -99,7 +101,7 @@ class ContrastiveHebbian(SecondPhaseRule):
 
     def _products(
         self, clamped: Teachable, taught: list[Tensor], free: list[Tensor], strength: float
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         if self.update == "contrast":
             return clamped.contrast(taught, free, strength)
         change = [strength * (a - b) for a, b in zip(taught, free, strict=True)]

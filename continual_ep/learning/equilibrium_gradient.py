@@ -45,7 +45,9 @@ class EquilibriumGradient(SecondPhaseRule):
         checked_positive("adjoint_steps", self.adjoint_steps)
         checked_tolerance(self.tolerance)
 
-    def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+    def gradients(
+        self, phase: FreePhase, output_gradient: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
         adjoints = self._adjoints(phase, output_gradient)
         return phase.clamped.pulled_back(adjoints, phase.states)
 

@@ -108,7 +108,9 @@ class EquilibriumPropagation(SecondPhaseRule):
         checked_positive("nudged_steps", self.nudged_steps)
         checked_tolerance(self.tolerance)
 
-    def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+    def gradients(
+        self, phase: FreePhase, output_gradient: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
         scale = self._force_scale(phase, output_gradient)
         if self.teaching == "difference":
             return self._by_difference(phase, output_gradient, scale)
@@ -128,7 +130,7 @@ class EquilibriumPropagation(SecondPhaseRule):
 
     def _by_difference(
         self, phase: FreePhase, output_gradient: Tensor, scale: float
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """The limit of a vanishing beta: small changes settle around the free equilibrium."""
         clamped, states = phase.clamped, phase.states
         changes = [torch.zeros_like(state) for state in states]

@@ -48,17 +48,18 @@ class Nudging:
 class Teachable(Clamped, Protocol):
     """A clamped network as a learning rule sees it: how parameters and input would change its currents.
 
-    Gradients are lists in the order of ``network.dynamical_parameters``, and that of the input.
+    Gradients are lists in the order of ``network.dynamical_parameters``, and that of the input, or None
+    unless ``wants_input``.
     """
 
-    drive: Any
+    wants_input: bool
 
     def repeated(self, times: int) -> "Teachable":
         """The same network on a batch repeated ``times`` times, without a second drive."""
 
     def contrast(
         self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
 
         Where there is no energy, :math:`\Phi` stands for the sum of :math:`s_l \cdot u_l`, in which each
@@ -67,14 +68,14 @@ class Teachable(Clamped, Protocol):
 
     def postsynaptic(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         r"""The gradient of :math:`\sum_l \delta_l \cdot d_l(s)`: changes of the layers above, times what the
         layers below sent. Feedback weights that learn change by the same products.
         """
 
     def pulled_forward(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         r"""The change of what :meth:`contrast` differentiates, for small changes of the states."""
 
     def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
@@ -103,7 +104,7 @@ class Teachable(Clamped, Protocol):
 
     def pulled_back(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         r"""The gradient of :math:`\sum_l a_l \cdot u_l(s)` at fixed states and adjoints."""
 
 
@@ -155,7 +156,9 @@ class SecondPhaseRule(RecurrentRule):
         return output
 
     @abstractmethod
-    def gradients(self, phase: FreePhase, output_gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+    def gradients(
+        self, phase: FreePhase, output_gradient: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
         """The rule's second phase.
 
         :param phase: the settled network.
@@ -184,16 +187,16 @@ class _FreePhase(torch.autograd.Function):
         # Saved, so that autograd notices when a parameter is changed before backward.
         ctx.save_for_backward(*tensors)
         ctx.network, ctx.rule, ctx.nudging = network, rule, nudging
-        ctx.states, ctx.drive = settled.states, clamped.drive
+        ctx.states, ctx.clamped = settled.states, clamped
         return settled.states[-1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Any, ...]:
-        x, *parameters = (tensor.detach() for tensor in ctx.saved_tensors)
+        x = ctx.saved_tensors[0]  # raises if a parameter has changed since
         _refuse_infinite_force(output_gradient)
-        clamped = ctx.network.clamp(x, parameters, drive=ctx.drive)
-        phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging)
+        ctx.clamped.wants_input = ctx.needs_input_grad[3]
+        phase = FreePhase(ctx.network, ctx.clamped, ctx.states, ctx.nudging)
         with torch.autocast(x.device.type, enabled=False):
             gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
         # Autograd may come back with other losses when the graph is retained.

@@ -25,6 +25,7 @@ class ClampedLayers:
     :param feedback: :math:`F_2 \dots F_D`, shapes ``(n_l, n_{l-1})``; the weights themselves if tied.
     :param activations: one per layer.
     :param drive: :math:`W_1 x + b_1`, shape ``(batch, n_1)``; computed if not given.
+    :param wants_input: whether gradients of the input are asked for, a product as large as the drive.
     :param scales: :math:`\gamma_2 \dots \gamma_D`, factors of the feedback; all 1 if not given.
     :param time_steps: a time step for each unit, one tensor ``(n_l,)`` per layer, or None.
     """
@@ -37,6 +38,7 @@ class ClampedLayers:
     drive: Tensor | None = None
     time_steps: Sequence[Tensor] | None = None
     scales: Sequence[float] = ()
+    wants_input: bool = True
 
     def __post_init__(self) -> None:
         self.scales = self.scales or [1.0] * len(self.feedback)
@@ -46,7 +48,8 @@ class ClampedLayers:
 
     def initial_states(self) -> list[Tensor]:
         """All units at zero."""
-        return [self.x.new_zeros(len(self.x), len(weight)) for weight in self.weights]
+        assert self.drive is not None
+        return [self.x.new_zeros(len(self.drive), len(weight)) for weight in self.weights]
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """The total input current of ``layer`` (0 = first above the input), ``(batch, n_layer)``."""
@@ -72,12 +75,12 @@ class ClampedLayers:
     def repeated(self, times: int) -> "ClampedLayers":
         """The same network on a batch repeated ``times`` times, without a second drive."""
         assert self.drive is not None
-        x, drive = (value.repeat(times, 1) for value in (self.x, self.drive))
-        return replace(self, x=x, drive=drive)
+        # The input itself, already in the drive, need not be repeated.
+        return replace(self, drive=self.drive.repeat(times, 1))
 
     def contrast(
         self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
 
         One product per layer: the two states stand below each other, the second with its sign reversed.
@@ -94,21 +97,21 @@ class ClampedLayers:
         weights = [post.t() @ pre for post, pre in pairs]
         biases = [post.sum(0) for post, _ in pairs] if self.biases else []
         feedback = self._feedback_gradients(weights)
-        return [*weights, *biases, *feedback], difference @ self.weights[0]
+        return [*weights, *biases, *feedback], self._to_input(difference)
 
     def postsynaptic(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
         below = [self.x, *states[:-1]]
         weights = [change.t() @ pre for change, pre in zip(changes, below, strict=True)]
         biases = [change.sum(0) for change in changes] if self.biases else []
         feedback = self._feedback_gradients(weights)
-        return [*weights, *biases, *feedback], changes[0] @ self.weights[0]
+        return [*weights, *biases, *feedback], self._to_input(changes[0])
 
     def pulled_forward(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
         below = [self.x, *states[:-1]]
         weights = [change.t() @ pre for change, pre in zip(changes, below, strict=True)]
@@ -116,7 +119,7 @@ class ClampedLayers:
             weights[layer] += states[layer].t() @ changes[layer - 1]
         biases = [change.sum(0) for change in changes] if self.biases else []
         feedback = self._feedback_gradients(weights)
-        return [*weights, *biases, *feedback], changes[0] @ self.weights[0]
+        return [*weights, *biases, *feedback], self._to_input(changes[0])
 
     def attenuations(self) -> list[float]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
@@ -133,6 +136,9 @@ class ClampedLayers:
         ones = [1.0] * len(self.scales)
         up, down = (list(self.scales), ones) if corrected else (ones, list(self.scales))
         return SmallChanges(self, slopes, up, down)
+
+    def _to_input(self, change: Tensor) -> Tensor | None:
+        return change @ self.weights[0] if self.wants_input else None
 
     def _feedback_gradients(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """Of own feedback weights: the products of the forward ones, times the scale."""
@@ -166,7 +172,7 @@ class ClampedLayers:
 
     def pulled_back(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         r"""The gradient of :math:`\sum_l a_l \cdot u_l(s)` with respect to parameters and input, at fixed
         states.
         """
@@ -181,7 +187,7 @@ class ClampedLayers:
             for layer, more in enumerate(feedback, start=1):
                 weights[layer] += more
             feedback = []
-        return [*weights, *biases, *feedback], adjoints[0] @ self.weights[0]
+        return [*weights, *biases, *feedback], self._to_input(adjoints[0])
 
     def blame(self) -> str | None:
         """Whether the input or a parameter is not finite, and which."""

@@ -23,6 +23,9 @@ FEEDBACKS = ("tied", "untied", "random", "none")
 
 Weights = tuple[Tensor, ...]
 
+#: Parameters with their gradients.
+Gradients = list[tuple[nn.Parameter, Tensor]]
+
 #: Where the current went through; None where that does not depend on the state.
 Gates = Tensor | None
 
@@ -106,6 +109,29 @@ class Connection(nn.Module):
             total = total + self.feedback_scale * (pre * self.back(post, pre, tensors)).sum()
         return total
 
+    def gradients(
+        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+    ) -> Gradients:
+        r"""The gradient of :math:`\sum_b c_b E_b` with E of :meth:`local_energy`, by own parameters.
+
+        By autograd; subclasses have closed forms.
+
+        :param strength: c, one for each sample, ``(batch,)``.
+        :param gates: those of ``pre`` from :meth:`gated`, if they are known.
+        """
+        wanted = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not wanted:
+            return []
+        with torch.enable_grad():
+            weighed, own = per_sample(strength, post) * post, self.tensors()
+            energy = (weighed * self.drive(pre, own)).sum()
+            if self.feedback == "untied":
+                weighed = per_sample(strength, pre) * pre
+                back = (weighed * self.back(post, pre, own)).sum()
+                energy = energy + self.feedback_scale * back
+            found = torch.autograd.grad(energy, wanted, allow_unused=True)
+        return [(p, g) for p, g in zip(wanted, found, strict=True) if g is not None]
+
     @abstractmethod
     def synapses(self, name: str) -> Synapses:
         """What sleep changes of it.
@@ -121,6 +147,11 @@ def uniform(
     device = generator.device if generator is not None else None
     values = torch.empty(*shape, device=device).uniform_(-bound, bound, generator=generator)
     return nn.Parameter(values, requires_grad=learned)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """``values``, one for each sample, in a shape that multiplies ``like``."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 class Dense(Connection):
@@ -165,6 +196,18 @@ class Dense(Connection):
 
     def back(self, post: Tensor, pre: Tensor, tensors: Weights, gates: Gates = None) -> Tensor:
         return (post @ tensors[1]).view(pre.shape)
+
+    def gradients(
+        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+    ) -> Gradients:
+        weighed = strength.unsqueeze(1) * post
+        product = weighed.t() @ pre.flatten(1)
+        found: Gradients = [(self.weight, product)]
+        if self.feedback_weight is not None and self.feedback_weight.requires_grad:
+            found.append((self.feedback_weight, self.feedback_scale * product))
+        if self.bias is not None:
+            found.append((self.bias, weighed.sum(0)))
+        return found
 
     def synapses(self, name: str) -> Synapses:
         return Synapses(f"{name}.weight", self.weight, self.bias, self.feedback_weight)

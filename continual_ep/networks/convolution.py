@@ -15,10 +15,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.connections import Connection, Dense, Gates, Weights, uniform
+from continual_ep.networks.connections import (
+    Connection,
+    Dense,
+    Gates,
+    Gradients,
+    Weights,
+    per_sample,
+    uniform,
+)
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.synapses import Kernel, Synapses
 from continual_ep.relaxation import TimeSteps
@@ -160,6 +169,20 @@ class Convolution(Connection):
         kernel = tensors[0] if self.feedback_weight is None else tensors[-1]
         sent = self._unpooled(post, gates, pre.shape)
         return nn.functional.conv_transpose2d(sent, kernel, padding=self.padding)
+
+    def gradients(
+        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+    ) -> Gradients:
+        if gates is None and self.gating:
+            gates = self.gated(pre, tensors)[1]
+        sent = self._unpooled(per_sample(strength, post) * post, gates, pre.shape)
+        product = conv2d_weight(pre, list(self.weight.shape), sent, padding=self.padding)
+        found: Gradients = [(self.weight, product)]
+        if self.bias is not None:
+            found.append((self.bias, sent.sum((0, 2, 3))))
+        if self.feedback_weight is not None and self.feedback_weight.requires_grad:
+            found.append((self.feedback_weight, self.feedback_scale * product))
+        return found
 
     def _unpooled(self, post: Tensor, gates: Gates, source: Sequence[int]) -> Tensor:
         """The transposed pooling: onto the maps of a source of this shape."""

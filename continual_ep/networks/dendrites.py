@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.connections import Connection, Gates, Weights, uniform
+from continual_ep.networks.connections import Connection, Gates, Gradients, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import per_layer, validated_sizes
 from continual_ep.networks.synapses import Synapses
@@ -214,6 +214,26 @@ class Dendritic(Connection):
         opened = (self._opened(pre, tensors) if gates is None else gates) > 0
         sent = (post.unsqueeze(2) * tensors[1]).expand(-1, -1, self.branches).flatten(1)
         return ((sent * opened) @ tensors[0]).view(pre.shape)
+
+    def gradients(
+        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+    ) -> Gradients:
+        opened = self._opened(pre, tensors).relu_() if gates is None else gates
+        weighed = (strength.unsqueeze(1) * post).unsqueeze(2)
+        branches = (weighed * tensors[1]).expand(-1, -1, self.branches).flatten(1) * (opened > 0)
+        found: Gradients = [(self.weight, (branches.t() @ pre.flatten(1)).mul_(self.mask))]
+        if self.bias is not None:
+            found.append((self.bias, branches.sum(0)))
+        if self.cable is not None:
+            found.append((self.cable, (weighed * opened.unflatten(1, self.cable.shape)).sum(0)))
+        if self.apical_weight is not None and self.apical_weight.requires_grad:
+            factor = self.feedback_scale / self.apical
+            sent = (factor * strength.unsqueeze(1) * pre.flatten(1)).repeat_interleave(
+                self.apical, 1
+            )
+            sent *= nn.functional.linear(post, tensors[2]) > 0
+            found.append((self.apical_weight, (sent.t() @ post).mul_(self.apical_mask)))
+        return found
 
     def synapses(self, name: str) -> Synapses:
         """Asleep the branches are the units that fire; a soma passes on the mean of its branches."""

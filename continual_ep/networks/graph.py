@@ -13,7 +13,7 @@ from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.activations import Activation, Identity, activation_named
 from continual_ep.networks.clamped import Slope
-from continual_ep.networks.connections import Connection, Gates, Weights
+from continual_ep.networks.connections import Connection, Gates, Weights, per_sample
 from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.recurrent import RecurrentModule
 from continual_ep.networks.synapses import Synapses
@@ -154,16 +154,14 @@ class RecurrentNetwork(RecurrentModule):
         checked_values(x, math.prod(self.shapes[0]))
         return x.reshape(len(x), *self.shapes[0])
 
-    def clamp(
-        self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, drive: Any = None
-    ) -> "ClampedGraph":
+    def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> "ClampedGraph":
         """The network with its input clamped; ``parameters`` None for no graph through them."""
         if parameters is None:
             with torch.no_grad():
                 tensors = [connection.tensors() for connection in self._connections()]
         else:
             tensors = [connection.tensors() for connection in self._connections()]
-        return ClampedGraph(x, self, tensors, drive or _drives(self.links, tensors, x))
+        return ClampedGraph(x, self, tensors)
 
     def _connections(self) -> list[Connection]:
         return [link.connection for link in self.links]
@@ -232,33 +230,35 @@ def _channels_last(state: Tensor) -> Tensor:
     return state.contiguous(memory_format=torch.channels_last)
 
 
-def _drives(links: Sequence[Link], tensors: Sequence[Weights], x: Tensor) -> dict[int, Tensor]:
-    """What the clamped input contributes to the layers it is connected to."""
-    found: dict[int, Tensor] = {}
-    for (source, target, connection), own in zip(links, tensors, strict=True):
-        if source == 0:
-            drive = _channels_last(connection.drive(x, own))
-            found[target] = found[target] + drive if target in found else drive
-    return found
-
-
 @dataclass
 class ClampedGraph:
     """A network of layers and connections with its input clamped.
 
     :param x: the input, ``(batch, *shape)``.
     :param tensors: of each connection, in the order of the links.
-    :param drive: what the input contributes, by layer (1 = first above the input).
+    :param drive: what the input contributes, by layer (1 = first above the input); computed if not given.
     """
 
     x: Tensor
     network: RecurrentNetwork
     tensors: list[Weights]
-    drive: dict[int, Tensor]
+    drive: dict[int, Tensor] = field(default_factory=dict)
+    #: Whether gradients of the input are asked for.
+    wants_input: bool = True
     #: By connection: the source's state, its version, what it sent, and the gates that it opened.
     _known: dict[int, tuple[Tensor, int, Tensor, Gates]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+
+    def __post_init__(self) -> None:
+        if self.drive:
+            return
+        links = zip(self.network.links, self.tensors, strict=True)
+        for place, ((source, target, connection), own) in enumerate(links):
+            if source == 0:
+                drive = _channels_last(self._passed(place, connection, self.x, own)[0])
+                known = self.drive.get(target)
+                self.drive[target] = drive if known is None else known + drive
 
     @property
     def activations(self) -> list[Activation]:
@@ -270,7 +270,8 @@ class ClampedGraph:
 
     def initial_states(self) -> list[Tensor]:
         """All units at zero."""
-        shapes = [(len(self.x), *shape) for shape in self.network.shapes[1:]]
+        batch = len(next(iter(self.drive.values())))
+        shapes = [(batch, *shape) for shape in self.network.shapes[1:]]
         return [_channels_last(self.x.new_zeros(shape)) for shape in shapes]
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
@@ -315,51 +316,57 @@ class ClampedGraph:
 
     def repeated(self, times: int) -> "ClampedGraph":
         drive = {layer: torch.cat([value] * times) for layer, value in self.drive.items()}
-        return replace(self, x=torch.cat([self.x] * times), drive=drive)
+        return replace(self, drive=drive)
 
     def contrast(
         self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
-    ) -> tuple[list[Tensor], Tensor]:
-        """See :class:`~continual_ep.learning.rule.Teachable`; autograd differentiates the local energies."""
-        one, two = [self.x, *first], [self.x, *second]
-
-        def energy(tensors: Sequence[Weights], x: Tensor) -> Tensor:
-            total = x.new_zeros(())
-            for (source, target, connection), own in zip(self.network.links, tensors, strict=True):
-                if source == 0:  # the same presynaptic side: the difference suffices
-                    drive = connection.drive(x, own)
-                    total = total + strength * ((one[target] - two[target]) * drive).sum()
-                else:
-                    total = total + strength * connection.local_energy(
-                        one[target], one[source], own
-                    )
-                    total = total - strength * connection.local_energy(
-                        two[target], two[source], own
-                    )
-            return total
-
-        return self._differentiated(energy)
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """See :class:`~continual_ep.learning.rule.Teachable`; both states stand below each other."""
+        signs = self.x.new_full((2 * len(self.x),), strength)
+        signs[len(self.x) :] = -strength
+        both = [torch.cat(pair) for pair in zip(first, second, strict=True)]
+        # The same presynaptic side: the difference suffices.
+        differences = [a - b for a, b in zip(first, second, strict=True)]
+        return self._collected(both, both, signs, differences, signs[: len(self.x)])
 
     def postsynaptic(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
-        post, pre = [self.x, *changes], [self.x, *states]
+        ones = self.x.new_ones(len(self.x))
+        return self._collected(changes, states, ones, changes, ones)
 
-        def energy(tensors: Sequence[Weights], x: Tensor) -> Tensor:
-            total = x.new_zeros(())
-            for (source, target, connection), own in zip(self.network.links, tensors, strict=True):
-                if source == 0:
-                    total = total + (post[target] * connection.drive(x, own)).sum()
-                else:
-                    total = total + connection.local_energy(post[target], pre[source], own)
-            return total
-
-        return self._differentiated(energy)
+    def _collected(
+        self,
+        post: Sequence[Tensor],
+        pre: Sequence[Tensor],
+        strength: Tensor,
+        from_input: Sequence[Tensor],
+        input_strength: Tensor,
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The gradients of all connections; those from the input see states of their own."""
+        total: dict[nn.Parameter, Tensor] = {}
+        moved = torch.zeros_like(self.x) if self.wants_input else None
+        links = zip(self.network.links, self.tensors, strict=True)
+        for place, ((source, target, connection), own) in enumerate(links):
+            if source == 0:
+                change = from_input[target - 1]
+                _, gates = self._passed(place, connection, self.x, own)
+                found = connection.gradients(change, self.x, own, input_strength, gates)
+                if moved is not None:
+                    weighed = per_sample(input_strength, change) * change
+                    moved += Connection.back(connection, weighed, self.x, own)
+            else:
+                found = connection.gradients(post[target - 1], pre[source - 1], own, strength)
+            for parameter, gradient in found:
+                known = total.get(parameter)
+                total[parameter] = gradient if known is None else known + gradient
+        parameters = self.network.dynamical_parameters
+        return [total[p] if p in total else torch.zeros_like(p) for p in parameters], moved
 
     def pulled_forward(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
         _need_linear(self.network)
         one, moved = self.postsynaptic(changes, states)
@@ -402,33 +409,34 @@ class ClampedGraph:
 
     def pulled_back(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
 
         def product(tensors: Sequence[Weights], x: Tensor) -> Tensor:
-            clamped = replace(
-                self, x=x, tensors=list(tensors), drive=_drives(self.network.links, tensors, x)
-            )
+            clamped = replace(self, x=x, tensors=list(tensors), drive={})
             currents = (clamped.current(layer, states) for layer in range(len(states)))
             parts = [(a * u).sum() for a, u in zip(adjoints, currents, strict=True)]
             return torch.stack(parts).sum()
 
         return self._differentiated(product)
 
-    def _differentiated(self, function: Any) -> tuple[list[Tensor], Tensor]:
+    def _differentiated(self, function: Any) -> tuple[list[Tensor], Tensor | None]:
         with torch.enable_grad():
-            x = self.x.detach().requires_grad_()
+            x = self.x.detach().requires_grad_(self.wants_input)
             tensors = [link.connection.tensors() for link in self.network.links]
             parameters = self.network.dynamical_parameters
             wanted = [p for p in parameters if p.requires_grad]
-            found = torch.autograd.grad(function(tensors, x), [x, *wanted], allow_unused=True)
-        gradient = dict(zip(map(id, wanted), found[1:], strict=True))
+            by = [*wanted, x] if self.wants_input else wanted
+            found = torch.autograd.grad(function(tensors, x), by, allow_unused=True)
+        gradient = dict(zip(map(id, wanted), found, strict=False))
         gradients = [gradient.get(id(p)) for p in parameters]
         zeros = [
             torch.zeros_like(p) if g is None else g
             for p, g in zip(parameters, gradients, strict=True)
         ]
-        return zeros, torch.zeros_like(x) if found[0] is None else found[0]
+        if not self.wants_input:
+            return zeros, None
+        return zeros, torch.zeros_like(x) if found[-1] is None else found[-1]
 
     def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
         return [

@@ -130,17 +130,10 @@ class MRNN(RecurrentModule, LayeredNetwork):
         depth = len(self.activations)
         return [*self.weights[:depth], *self.biases[:depth], *self.feedback_weights]
 
-    def clamp(
-        self,
-        x: Tensor,
-        parameters: Sequence[Tensor] | None = None,
-        *,
-        drive: Tensor | None = None,
-    ) -> ClampedLayers:
+    def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> ClampedLayers:
         """The network with its input clamped to ``x``, shape ``(batch, sizes[0])``.
 
         :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
-        :param drive: :math:`W_1 x + b_1`, if it is known already.
         """
         if parameters is None:
             parameters = [parameter.detach() for parameter in self.dynamical_parameters]
@@ -154,9 +147,8 @@ class MRNN(RecurrentModule, LayeredNetwork):
             biases,
             weights[1:] if tied else feedback,
             self.activations,
-            drive,
-            self.time_steps,
-            self.feedback_scales,
+            time_steps=self.time_steps,
+            scales=self.feedback_scales,
         )
 
     @property

@@ -72,13 +72,10 @@ class RecurrentModule(nn.Module):
         """The parameters of the layers that take part in the dynamics."""
 
     @abstractmethod
-    def clamp(
-        self, x: Tensor, parameters: Sequence[Tensor] | None = None, *, drive: Any = None
-    ) -> Any:
+    def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> Any:
         """The network with its input clamped, see :class:`~continual_ep.relaxation.settle.Clamped`.
 
         :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
-        :param drive: what the clamped input contributes, if it is known already.
         """
 
     @abstractmethod
