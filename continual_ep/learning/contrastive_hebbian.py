@@ -9,6 +9,7 @@ layer's change is divided by the product of the feedback scales above it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from continual_ep.learning.rule import (
 )
 from continual_ep.networks.activations import Activation
 from continual_ep.relaxation import settle
+from continual_ep.relaxation.settle import Current
 
 UPDATES = ("contrast", "clamped-presynaptic")
 
@@ -144,6 +146,9 @@ class HeldOutput:
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         return self.network.current(layer, [*states, self.target], out=out)
+
+    def prepared(self, layer: int) -> Current:
+        return partial(self.current, layer)
 
     def initial_states(self) -> list[Tensor]:
         return self.network.initial_states()[:-1]

@@ -24,6 +24,7 @@ from continual_ep.learning.rule import (
     checked_tolerance,
 )
 from continual_ep.relaxation import Nudge, settle
+from continual_ep.relaxation.settle import side_by_side
 
 ESTIMATORS = ("centered", "one-sided", "random-sign")
 NUDGINGS = ("force", "loss")
@@ -200,10 +201,8 @@ class EquilibriumPropagation(SecondPhaseRule):
         """The states at the first beta, and at the second (centred) or free; both signs in one batch."""
         times = len(betas)
         clamped = phase.clamped.repeated(times) if times > 1 else phase.clamped
-        start = [torch.cat([state] * times) for state in phase.states]
-        strengths = torch.tensor(betas, dtype=force.dtype, device=force.device)
-        strengths = strengths.repeat_interleave(len(force)).view(-1, *[1] * (force.dim() - 1))
-        nudge = self._nudge(phase, torch.cat([force] * times), strengths, start[-1])
+        start = side_by_side(phase.states, times)
+        nudge = self._nudge(phase, force, betas, start[-1])
         settled = settle(
             clamped,
             phase.network.relaxation,
@@ -229,11 +228,15 @@ class EquilibriumPropagation(SecondPhaseRule):
         first, second = zip(*(state.chunk(2) for state in states), strict=True)
         return list(first), list(second)
 
-    def _nudge(self, phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor) -> Nudge:
+    def _nudge(
+        self, phase: FreePhase, force: Tensor, betas: tuple[float, ...], free: Tensor
+    ) -> Nudge:
         if self.nudging == "force":
-            push = beta * force
+            push = torch.cat([beta * force for beta in betas])
             return lambda current, state: current.add_(push)
-        return following_nudge(phase, force, beta, free)
+        strengths = torch.tensor(betas, dtype=force.dtype, device=force.device)
+        strengths = strengths.repeat_interleave(len(force)).view(-1, *[1] * (force.dim() - 1))
+        return following_nudge(phase, torch.cat([force] * len(betas)), strengths, free)
 
 
 def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor) -> Nudge:

@@ -188,7 +188,7 @@ class _FreePhase(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.network, ctx.rule, ctx.nudging = network, rule, nudging
         ctx.states, ctx.clamped = settled.states, clamped
-        return settled.states[-1].clone()
+        return settled.states[-1].clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

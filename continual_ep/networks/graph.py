@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.recurrent import RecurrentModule
 from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation import Relaxation
+from continual_ep.relaxation.settle import Current
 from continual_ep.relaxation.time_steps import TimeSteps
 
 READOUTS = ("linear", "activated", "softmax")
@@ -458,6 +460,9 @@ class ClampedGraph:
             (found,) = torch.autograd.grad(total, leaf, allow_unused=True)
         return torch.zeros_like(leaf) if found is None else found
 
+    def prepared(self, layer: int) -> Current:
+        return partial(self.current, layer)
+
     def blame(self) -> str | None:
         """Whether the input or a parameter is not finite, and which."""
         if not bool(self.x.isfinite().all()):
@@ -518,6 +523,9 @@ class SmallGraphChanges:
                 factor = connection.feedback_scale * self.factors[target - 1] / own
                 total = total + factor * part
         return total if out is None else out.copy_(total)
+
+    def prepared(self, layer: int) -> Current:
+        return partial(self.current, layer)
 
     def blame(self) -> str | None:
         return self.network.blame()

@@ -128,7 +128,7 @@ class MRNN(RecurrentModule, LayeredNetwork):
     def dynamical_parameters(self) -> list[nn.Parameter]:
         """Weights, biases and feedback weights of the layers that take part in the dynamics."""
         depth = len(self.activations)
-        return [*self.weights[:depth], *self.biases[:depth], *self.feedback_weights]
+        return [*[*self.weights][:depth], *[*self.biases][:depth], *self.feedback_weights]
 
     def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> ClampedLayers:
         """The network with its input clamped to ``x``, shape ``(batch, sizes[0])``.

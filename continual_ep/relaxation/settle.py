@@ -10,7 +10,7 @@ the Euler step of the leaky rate dynamics; the fixed points are the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 #: Steps between two tests of the tolerance: each test costs a copy and, on a GPU, a synchronisation.
 CHECK_EVERY = 4
 
-#: Turns the current of the output layer into its nudged current; gets the current and the old state.
+#: Turns the current of the output layer into its nudged current, in place; gets it and the old state.
 Nudge = Callable[[Tensor, Tensor], Tensor]
+
+#: The current of one layer, as a function of the states, into a tensor.
+Current = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 
 class Clamped(Protocol):
@@ -37,6 +40,9 @@ class Clamped(Protocol):
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """The total input current, shape ``(batch, n_layer)``; into ``out`` if given."""
+
+    def prepared(self, layer: int) -> Current:
+        """:meth:`current` of one layer, with everything that stays the same looked up once."""
 
     def initial_states(self) -> list[Tensor]:
         """The states at rest, one tensor ``(batch, n_layer)`` per layer."""
@@ -104,29 +110,53 @@ def step(
                 states[layer] = rate if dt == 1.0 else torch.lerp(states[layer], rate, dt)
 
 
+class _Update(NamedTuple):
+    """How one layer moves."""
+
+    layer: int
+    current: Current
+    nudge: Nudge | None
+    activate: Callable[[Tensor], Tensor] | None
+    #: The part of the way to its rate that it goes; None for all of it.
+    pace: float | Tensor | None
+
+
+def _updates(
+    clamped: Clamped, groups: Groups, dt: float, nudge: Nudge | None
+) -> list[list[_Update]]:
+    """One step, in the order of ``groups``."""
+    activations, own = clamped.activations, clamped.time_steps
+    last = len(activations) - 1
+
+    def update(layer: int) -> _Update:
+        activation = activations[layer]
+        return _Update(
+            layer,
+            clamped.prepared(layer),
+            nudge if layer == last else None,
+            None if activation.name == "identity" else activation.in_place,
+            own[layer] if own is not None else None if dt == 1.0 else dt,
+        )
+
+    return [[update(layer) for layer in group] for group in groups]
+
+
 def _step_in_place(
-    clamped: Clamped,
-    states: list[Tensor],
-    buffers: list[Tensor],
-    groups: Groups,
-    dt: float,
-    nudge: Nudge | None,
+    updates: list[list[_Update]], states: list[Tensor], buffers: list[Tensor]
 ) -> None:
     """:func:`step` without allocation: new states go to ``buffers``, and the two change places."""
-    last, own = len(states) - 1, clamped.time_steps
-    for group in groups:
-        for layer in group:
-            current = clamped.current(layer, states, out=buffers[layer])
-            if nudge is not None and layer == last:
-                current = nudge(current, states[layer])
-            clamped.activations[layer].in_place(current)
-        for layer in group:
-            if own is not None:
-                states[layer].lerp_(buffers[layer], own[layer])
-            elif dt == 1.0:
+    for group in updates:
+        for layer, current, nudge, activate, _ in group:
+            arriving = current(states, buffers[layer])
+            if nudge is not None:
+                nudge(arriving, states[layer])
+            if activate is not None:
+                activate(arriving)
+        for layer, _, _, _, pace in group:
+            if pace is None:
                 states[layer], buffers[layer] = buffers[layer], states[layer]
             else:
-                states[layer].lerp_(buffers[layer], dt)
+                states[layer].lerp_(buffers[layer], pace)
 
 
 @torch.no_grad()
@@ -156,26 +186,40 @@ def settle(
     :raises DivergenceError: when a state becomes NaN or infinite.
     """
     origin = clamped.initial_states() if start is None else start
-    states = [state.clone() for state in origin]
+    states = list(origin) if start is None else [state.clone() for state in origin]
     buffers = [torch.empty_like(state) for state in states]
     groups = update_groups(relaxation.order, len(states), nudged=nudge is not None)
+    updates = _updates(clamped, groups, relaxation.dt, nudge)
+    paced = clamped.time_steps is not None or relaxation.dt != 1.0
     history: list[list[Tensor]] = []
     residual = float("inf")
     taken = 0
     while taken < steps:
         taken += 1
         due = taken == steps or (tolerance is not None and taken % CHECK_EVERY == 0)
-        before = [state.clone() for state in states] if due else None
-        _step_in_place(clamped, states, buffers, groups, relaxation.dt, nudge)
+        # A step of full length leaves the states before it in the buffers.
+        kept = [state.clone() for state in states] if due and paced else buffers
+        _step_in_place(updates, states, buffers)
         if trace:
             history.append([state.clone() for state in states])
-        if before is not None:
-            residual = largest_change(before, states)
+        if due:
+            residual = largest_change(kept, states)
             if not residual < float("inf"):
-                _raise_divergence(clamped, relaxation.dt, groups, origin, taken, nudge, phase)
+                begin = clamped.initial_states() if start is None else start
+                _raise_divergence(clamped, relaxation.dt, groups, begin, taken, nudge, phase)
             if tolerance is not None and residual <= tolerance:
                 break
     return Settled(states, taken, residual, history)
+
+
+def side_by_side(states: Sequence[Tensor], times: int) -> list[Tensor]:
+    """The states of ``times`` batches that all begin alike, each in the memory layout that it has."""
+    return [
+        torch.cat([state.t()] * times, dim=1).t()
+        if state.dim() == 2 and not state.is_contiguous()
+        else torch.cat([state] * times)
+        for state in states
+    ]
 
 
 def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
