@@ -95,7 +95,7 @@ class ClampedLayers:
         """The same network on a batch repeated ``times`` times, without a second drive."""
         assert self.drive is not None
         # The input itself, already in the drive, need not be repeated.
-        return replace(self, drive=self.drive.repeat(times, 1))
+        return replace(self, drive=torch.cat([self.drive] * times))
 
     def contrast(
         self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
