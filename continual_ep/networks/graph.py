@@ -298,11 +298,13 @@ class ClampedGraph:
                 if connection.feedback_scale != 1.0:
                     part = part * connection.feedback_scale
             if part is not None:
-                total = part if total is None else total + part
+                total = part if total is None else torch.add(total, part, out=out)
         if total is None:
             total = torch.zeros_like(states[layer])
         # What is remembered must not change under the hands of a nudge.
-        return total.clone() if out is None else out.copy_(total)
+        if out is None:
+            return total.clone()
+        return total if total is out else out.copy_(total)
 
     def _passed(
         self, place: int, connection: Connection, pre: Tensor, own: Weights

@@ -1,0 +1,432 @@
+"""How fast the toolkit is: figures as ratios, both sides measured in turn in one process.
+
+    python benchmarks/speed.py [FIGURE ...] --data DATA [--out speed.json] [--plot speed.png]
+    python benchmarks/speed.py --list
+
+DATA holds torchvision's MNIST/raw. One thread; medians. Results are added to --out, one entry for each
+figure, so that figures can be measured one at a time; --plot draws the costs as work grows.
+"""
+
+import argparse
+import copy
+import itertools
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from continual_ep.learning import (
+    Backprop,
+    EquilibriumPropagation,
+    SquaredError,
+    reference_gradients,
+)
+from continual_ep.networks import MLP, MRNN, DendriticRNN
+from continual_ep.sleep import SleepParameters, sleep_replay
+from continual_ep.sleep.dreams import MeanDream, input_spikes, masked
+from continual_ep.sleep.reference import falling_asleep, sleep_step
+from continual_ep.streams import class_incremental
+
+STEPS, NUDGED, BATCH, BETA = 60, 12, 64, 0.1
+#: Half the steps, red-black: the same trajectory.
+RULE = EquilibriumPropagation(BETA, free_steps=STEPS // 2, nudged_steps=NUDGED // 2)
+
+Result = dict[str, Any]
+Action = Callable[[], object]
+
+
+def in_turn(*actions: tuple[Action, int], rounds: int = 5) -> list[float]:
+    """The median seconds of each action, ``(action, repetitions a round)``, taken in turn."""
+    times: list[list[float]] = [[] for _ in actions]
+    for action, _ in actions:
+        action()
+    for _ in range(rounds):
+        for place, (action, repetitions) in enumerate(actions):
+            for _ in range(repetitions):
+                begin = time.perf_counter()
+                action()
+                times[place].append(time.perf_counter() - begin)
+    return [statistics.median(each) for each in times]
+
+
+def relative_error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    a, b = (torch.cat([g.double().flatten() for g in each]) for each in (found, exact))
+    return float((a - b).norm() / b.norm())
+
+
+def milliseconds(seconds: float) -> float:
+    return round(1e3 * seconds, 3)
+
+
+def batch_of(inputs: int, classes: int, size: int = BATCH) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(size, inputs, generator=generator)
+    return x, torch.randint(classes, (size,), generator=generator)
+
+
+def gradients(network: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+    wanted = [p for p in network.parameters() if p.requires_grad]
+    return list(torch.autograd.grad(SquaredError()(network(x), y), wanted))
+
+
+# ---- the step of equilibrium propagation -------------------------------------------------------
+
+
+def naive_step(network: Any, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Autograd through the primitive function at every step, nothing cached, sign after sign."""
+    return reference_gradients(
+        network,
+        x,
+        y,
+        SquaredError(),
+        beta=BETA,
+        free_steps=STEPS,
+        nudged_steps=NUDGED,
+        nudging="force",
+    )
+
+
+def against_naive(network: Any) -> Result:
+    x, y = batch_of(784, 10)
+    ours = gradients(network, x, y)
+    fast, slow = in_turn(
+        (lambda: gradients(network, x, y), 12), (lambda: naive_step(network, x, y), 2)
+    )
+    naive = naive_step(network, x, y)
+    precise = copy.deepcopy(network).double()
+    exact = naive_step(precise, x.double(), y)
+    return {
+        "ours_ms": milliseconds(fast),
+        "naive_ms": milliseconds(slow),
+        "ratio": round(slow / fast, 1),
+        "error_float64": relative_error(gradients(precise, x.double(), y), exact),
+        "error_float32": relative_error(ours, exact),
+        "error_naive_float32": relative_error(naive, exact),
+    }
+
+
+def step_256(args: argparse.Namespace) -> Result:
+    torch.manual_seed(0)
+    return against_naive(MRNN([784, 256, 10], gain=0.7, learning=RULE))
+
+
+def step_512(args: argparse.Namespace) -> Result:
+    torch.manual_seed(0)
+    return against_naive(MRNN([784, 512, 512, 10], gain=0.7, learning=RULE))
+
+
+def step_dendritic(args: argparse.Namespace) -> Result:
+    """Tied, for which the naive form has a primitive function; the untied step's time beside it."""
+    torch.manual_seed(0)
+    result = against_naive(DendriticRNN([784, 256, 10], learning=RULE))
+    untied = DendriticRNN([784, 256, 10], feedback="untied", feedback_scale=0.2, learning=RULE)
+    x, y = batch_of(784, 10)
+    settled = DendriticRNN([784, 256, 10], learning=replace(RULE, tolerance=0.01, nudged_steps=4))
+    times = in_turn(
+        (lambda: gradients(untied, x, y), 12),
+        (lambda: gradients(settled, x, y), 12),
+        (products_of_branches(x), 12),
+    )
+    return {
+        **result,
+        "untied_ms": milliseconds(times[0]),
+        "tolerance_ms": milliseconds(times[1]),
+        "ratio_tolerance": round(result["naive_ms"] / milliseconds(times[1]), 1),
+        "two_largest_products_ms": milliseconds(times[2]),
+    }
+
+
+def products_of_branches(x: Tensor) -> Action:
+    """The drive of all branches and the gradient of their weights, without which no step can do."""
+    weight, opened = torch.rand(2048, 784), torch.rand(len(x), 2048)
+    drive, gradient = torch.empty_like(opened), torch.empty_like(weight)
+
+    def action() -> None:
+        torch.mm(x, weight.t(), out=drive)
+        torch.mm(opened.t(), x, out=gradient)
+
+    return action
+
+
+def step_tolerance(args: argparse.Namespace) -> Result:
+    """Fixed steps against the tolerance: the same training, then a step of the trained network."""
+    x, y, test_x, test_y = mnist(args.data)
+    found: Result = {}
+    trained: dict[str, MRNN] = {}
+    settled = replace(RULE, tolerance=0.05, nudged_steps=4)
+    for name, rule in (("fixed", RULE), ("tolerance", settled)):
+        generator = torch.Generator().manual_seed(0)
+        network = MRNN([784, 512, 512, 10], gain=0.7, learning=rule, generator=generator)
+        optimizer = torch.optim.SGD(network.parameter_groups([0.1, 0.05, 0.02]), lr=0.1)
+        for _ in range(2):
+            for batch in torch.randperm(len(x), generator=generator).split(BATCH):
+                optimizer.zero_grad()
+                SquaredError()(network(x[batch]), y[batch]).backward()
+                optimizer.step()
+        trained[name] = network
+        found[f"{name}_accuracy"] = accuracy(network, test_x, test_y)
+    a, b = x[:BATCH], y[:BATCH]
+    times = in_turn(
+        (lambda: gradients(trained["fixed"], a, b), 6),
+        (lambda: gradients(trained["tolerance"], a, b), 10),
+        (lambda: naive_step(trained["tolerance"], a, b), 2),
+    )
+    steps = trained["tolerance"].settling
+    return {
+        **found,
+        "fixed_ms": milliseconds(times[0]),
+        "ours_ms": milliseconds(times[1]),
+        "naive_ms": milliseconds(times[2]),
+        "ratio_fixed": round(times[2] / times[0], 1),
+        "ratio": round(times[2] / times[1], 1),
+        "free_steps": None if steps is None else steps.steps,
+    }
+
+
+def gemms_alone(args: argparse.Namespace) -> Result:
+    """A step against the same products and nothing else, in buffers that are there already."""
+    found: Result = {}
+    for sizes in ([784, 256, 10], [784, 512, 512, 10], [784, 1024, 1024, 10]):
+        torch.manual_seed(0)
+        network = MRNN(sizes, gain=0.7, learning=RULE)
+        x, y = batch_of(784, 10)
+        times = in_turn((lambda: gradients(network, x, y), 20), (products(network, x), 20))  # noqa: B023
+        found["-".join(map(str, sizes))] = {
+            "ours_ms": milliseconds(times[0]),
+            "gemms_ms": milliseconds(times[1]),
+            "ratio": round(times[0] / times[1], 2),
+        }
+    return found
+
+
+def products(network: MRNN, x: Tensor) -> Action:
+    weights = [weight.detach() for weight in network.weights]
+    depth = len(weights)
+    once = [torch.rand(len(x), len(w)) for w in weights]
+    twice = [torch.rand(2 * len(x), len(w)) for w in weights]
+    held = [torch.rand_like(once[0]), torch.rand_like(twice[0])]
+    found = [torch.empty_like(weight) for weight in weights]
+    into = [[torch.empty_like(state) for state in states] for states in (once, twice)]
+
+    def steps(states: list[Tensor], out: list[Tensor], drive: Tensor, count: int) -> None:
+        for _ in range(count):
+            torch.addmm(drive, states[1], weights[1], out=out[0])
+            for layer in range(1, depth):
+                torch.mm(states[layer - 1], weights[layer].t(), out=out[layer])
+                if layer + 1 < depth:
+                    torch.addmm(out[layer], states[layer + 1], weights[layer + 1], out=out[layer])
+
+    def action() -> None:
+        torch.mm(x, weights[0].t(), out=into[0][0])
+        steps(once, into[0], held[0], RULE.free_steps)
+        steps(twice, into[1], held[1], RULE.nudged_steps)
+        torch.mm(once[0].t(), x, out=found[0])
+        for layer in range(1, depth):
+            torch.mm(twice[layer].t(), twice[layer - 1], out=found[layer])
+
+    return action
+
+
+# ---- training ----------------------------------------------------------------------------------
+
+
+def mnist(data: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    parts = []
+    benchmark = class_incremental("mnist", 1, root=data, seed=None)
+    for name in ("train", "test"):
+        part = benchmark.streams[name][0].dataset
+        parts += [torch.stack([x for x, *_ in part]), torch.tensor(list(part.targets))]
+    return parts[0], parts[1], parts[2], parts[3]
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    right = sum(
+        int((network(a).argmax(1) == b).sum())
+        for a, b in zip(x.split(1000), y.split(1000), strict=True)
+    )
+    return round(100.0 * right / len(y), 2)
+
+
+def to_97(args: argparse.Namespace) -> Result:
+    """Seconds of training, evaluations aside, until 97 % of MNIST's test images are right.
+
+    Both with plain SGD at the best of their rates (a grid on held-out images); evaluated every 100 steps.
+    """
+    x, y, test_x, test_y = mnist(args.data)
+    quick = EquilibriumPropagation(BETA, free_steps=8, nudged_steps=4, tolerance=0.02)
+    learners: dict[str, tuple[Callable[[torch.Generator], Any], list[float]]] = {
+        "ep": (
+            lambda g: MRNN([784, 256, 10], gain=0.5, learning=quick, generator=g),
+            [0.5, 0.25],
+        ),
+        "backprop": (
+            lambda g: MLP(
+                [784, 256, 10], activation="hard-sigmoid", learning=Backprop(), generator=g
+            ),
+            [0.5, 0.25],
+        ),
+    }
+    found: Result = {}
+    for name, (make, rates) in learners.items():
+        seconds, steps = [], []
+        for seed in range(3):
+            generator = torch.Generator().manual_seed(seed)
+            network = make(generator)
+            optimizer = torch.optim.SGD(network.parameter_groups(rates), lr=rates[0])
+            spent, taken = 0.0, 0
+            while accuracy(network, test_x, test_y) < 97.0 and taken < 20_000:
+                begin = time.perf_counter()
+                for _ in range(100):
+                    batch = torch.randint(len(x), (BATCH,), generator=generator)
+                    optimizer.zero_grad()
+                    SquaredError()(network(x[batch]), y[batch]).backward()
+                    optimizer.step()
+                spent += time.perf_counter() - begin
+                taken += 100
+            seconds.append(spent)
+            steps.append(taken)
+        found[name] = {"seconds": [round(s, 2) for s in seconds], "steps": steps}
+    ratio = sum(found["ep"]["seconds"]) / sum(found["backprop"]["seconds"])
+    return {**found, "ratio": round(ratio, 2)}
+
+
+# ---- sleep -------------------------------------------------------------------------------------
+
+
+def tired(data: Path) -> tuple[nn.Sequential, Tensor]:
+    """784-1200-1200-10 without biases that has learnt two digits, and its mean input."""
+    x, y, *_ = mnist(data)
+    chosen = (y < 2).nonzero()[:, 0][:5000]
+    x, y = x[chosen], y[chosen]
+    torch.manual_seed(0)
+    sizes = [784, 1200, 1200, 10]
+    layers: list[nn.Module] = []
+    for pre, post in itertools.pairwise(sizes):
+        layers += [nn.Linear(pre, post, bias=False), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for batch in torch.randperm(len(x)).split(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+        optimizer.step()
+    return model, x.mean(0)
+
+
+def night(args: argparse.Namespace) -> Result:
+    """A night of 15,000 steps; the dense reference's cost from 60 of its steps, all of which are alike."""
+    steps, sample = 15_000, 60
+    model, mean = tired(args.data)
+    parameters = SleepParameters(steps=steps)
+    diary = sleep_replay(copy.deepcopy(model), mean, parameters)
+    weights = [m.weight.detach().clone() for m in model if isinstance(m, nn.Linear)]
+    dream = masked(MeanDream(mean), tuple(mean.shape), parameters)
+    spikes = next(input_spikes(dream, 784, parameters, torch.Generator().manual_seed(0)))
+    rows = torch.from_numpy(np.asarray(spikes[:sample], np.float32))
+
+    def dense() -> None:
+        state = falling_asleep(weights)
+        for row in rows:
+            state = sleep_step(
+                state, row, parameters, thresholds=diary.thresholds, gains=diary.gains
+            )
+
+    def ours() -> None:
+        sleep_replay(copy.deepcopy(model), mean, parameters)
+
+    fast, slow = in_turn((ours, 1), (dense, 1))
+    whole = slow / sample * steps
+    return {
+        "ours_s": round(fast, 3),
+        "dense_s": round(whole, 1),
+        "ratio": round(whole / fast, 1),
+        "spikes": list(diary.spikes),
+        **lower_bound(diary, [w.shape for w in weights], fast),
+    }
+
+
+def lower_bound(diary: Any, shapes: Sequence[tuple[int, ...]], seconds: float) -> Result:
+    """What an event-driven night cannot do without.
+
+    A spike of an input adds one weight to each unit above it (a leak of each unit that gets current is
+    one more, not counted); a spike of a unit reads and writes each weight onto it once.
+    """
+    counts = diary.counts.double().sum(0)
+    adds = sum(float(counts[layer]) * shape[0] for layer, shape in enumerate(shapes))
+    learnt = sum(float(counts[layer + 1]) * shape[1] for layer, shape in enumerate(shapes))
+    moved = 4.0 * adds + 8.0 * learnt
+    return {
+        "adds_millions": round(adds / 1e6, 2),
+        "weights_changed_millions": round(learnt / 1e6, 2),
+        "bytes_millions": round(moved / 1e6, 1),
+        "gigabytes_per_second": round(moved / seconds / 1e9, 3),
+    }
+
+
+FIGURES: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "step-256": step_256,
+    "step-512-512": step_512,
+    "step-tolerance": step_tolerance,
+    "step-dendritic": step_dendritic,
+    "gemms-alone": gemms_alone,
+    "to-97": to_97,
+    "night": night,
+}
+
+
+def machine() -> Result:
+    processor = platform.processor() or platform.machine()
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
+    ):
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    return {
+        "processor": processor,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("figures", nargs="*")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(FIGURES))
+        return
+    unknown = set(args.figures) - set(FIGURES)
+    if unknown:
+        parser.error(
+            f"unknown figures {', '.join(sorted(unknown))}; choose from {', '.join(FIGURES)}"
+        )
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    results = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
+    for name in args.figures or FIGURES:
+        results[name] = {**FIGURES[name](args), "machine": machine()}
+        print(json.dumps({name: results[name]}), flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
