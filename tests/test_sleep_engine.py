@@ -14,9 +14,15 @@ from torch import nn
 
 from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.sleep import PRESETS, SleepParameters, layer_gains, preset_named, sleep_replay
+from continual_ep.sleep import night as night_module
 from continual_ep.sleep.calibration import calibrated_thresholds
+from continual_ep.sleep.event_driven import (
+    can_sleep_layer_by_layer,
+    gate_limits,
+    sleep_layer_by_layer,
+)
 from continual_ep.sleep.layers import Chain, SleepLayer, chain_of_synapses
-from continual_ep.sleep.night import SleepingChain, single_steps, sleep_through
+from continual_ep.sleep.night import SleepingChain, SpikeTrain, sleep_through
 from continual_ep.sleep.plasticity import gate
 from continual_ep.sleep.reference import falling_asleep, sleep_step
 from continual_ep.sleep.replay import night_generator
@@ -37,7 +43,7 @@ def night(
     sleepers = [sleeper(layer, parameters) for layer in layers_of(*weights)]
     chain = SleepingChain(
         sleepers,
-        single_steps([spikes.numpy().astype(bool)]),
+        SpikeTrain([spikes.numpy().astype(bool)]),
         thresholds,
         gains or [1.0] * len(weights),
         constants or [0.0] * len(weights),
@@ -55,6 +61,94 @@ def reference(weights, spikes, parameters, thresholds, **options):
         state = sleep_step(state, row, parameters, thresholds=thresholds, **options)
         history.append([int(row.sum()), *(int(s.sum()) for s in state.spikes)])
     return state, torch.tensor(history)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=4),
+    seed=st.integers(0, 10_000),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    threshold=st.sampled_from([0.02, 0.2]),
+    width=st.sampled_from([1e-3, 0.05]),
+    biases=st.sampled_from(["ignore", "current"]),
+    masked=st.booleans(),
+    threads=st.sampled_from([1, 2]),
+)
+@settings(max_examples=40, deadline=None)
+def test_layer_by_layer_is_step_by_step(
+    sizes, seed, dtype, threshold, width, biases, masked, threads
+):
+    pytest.importorskip("numba")
+    generator = torch.Generator().manual_seed(seed)
+    layers = [
+        SleepLayer(
+            f"w{n}",
+            nn.Parameter(torch.randn(b, a, generator=generator).to(torch.float32) * 0.1),
+            shape=(a,),
+            mask=(torch.rand(b, a, generator=generator) < 0.6).float() if masked else None,
+        )
+        for n, (a, b) in enumerate(pairwise(sizes))
+    ]
+    for layer in layers:
+        layer.weight.data = layer.weight.data.to(getattr(torch, np.dtype(dtype).name))
+    spikes = (torch.rand(200, sizes[0], generator=generator) < 0.15).numpy()
+    parameters = SleepParameters(
+        increase=0.01, decrease=0.002, gate_width=width, biases=biases, leak=0.9
+    )
+
+    def chain():
+        return SleepingChain(
+            [sleeper(layer, parameters) for layer in layers],
+            SpikeTrain([spikes[:70], spikes[70:]]),
+            [threshold] * len(layers),
+            [1.0, 1.7, 0.6][: len(layers)],
+            [np.linspace(-0.01, 0.02, b) for b in sizes[1:]],
+            [n != 1 for n in range(len(layers))],
+            dtype,
+        )
+
+    stepwise, layered = chain(), chain()
+    counts = np.zeros((200, len(sizes)), np.int32)
+    night_module._sleep_step_by_step([stepwise], parameters, counts)
+    assert can_sleep_layer_by_layer(layered, parameters)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = sleep_layer_by_layer(layered, parameters, 200)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(np.stack(found, axis=1), counts)
+    # Two libraries' exponentials differ in the last bit of double precision, which single does not see.
+    limit = 0.0 if dtype is np.float32 else 1e-12
+    pairs = [
+        *(
+            (a.weight(), b.weight())
+            for a, b in zip(stepwise.sleepers, layered.sleepers, strict=True)
+        ),
+        *zip(stepwise.membranes, layered.membranes, strict=True),
+        *zip(stepwise.unit_counts, layered.unit_counts, strict=True),
+    ]
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize(
+    "parameters", [SleepParameters(feedback=True), SleepParameters(quiet_steps=5)]
+)
+def test_feedback_and_quiet_nights_go_step_by_step(parameters):
+    spikes = torch.rand(10, 3) < 0.5
+    _, _, chain = night([torch.rand(2, 3)], spikes, parameters, [0.5])
+    assert not can_sleep_layer_by_layer(chain, parameters)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-4, 0.03, 5.0])
+@pytest.mark.parametrize("width", [1e-5, 1e-3, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_outside_of_its_limits_the_gate_is_two_or_moves_nothing(largest, width, dtype):
+    low, high = gate_limits(largest, width, dtype)
+    assert gate(np.array([low * width], dtype), width)[0] == 2.0
+    weight = np.nextafter(dtype(high * width), dtype(np.inf))
+    change = gate(np.array([weight]), width)[0] * dtype(largest)
+    assert weight + change == weight - change == weight
 
 
 def test_the_gate_is_two_below_one_at_and_zero_above_zero():

@@ -1,7 +1,8 @@
-"""A night of sleep: the fast engine beside :mod:`continual_ep.sleep.reference`.
+"""A night of sleep: the fast engines beside :mod:`continual_ep.sleep.reference`.
 
-It does what the reference does, but touches only the synapses of units that spike: on the way in
-those of the active inputs, on the way back those of the units that fired.
+They do what the reference does, but touch only the synapses of units that spike: on the way in
+those of the active inputs, on the way back those of the units that fired. Step by step here; layer by
+layer, where that comes to the same, in :mod:`continual_ep.sleep.event_driven`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from continual_ep.sleep.diary import SleepDiary
+from continual_ep.sleep.event_driven import (
+    Events,
+    can_sleep_layer_by_layer,
+    sleep_layer_by_layer,
+)
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.sleepers import Signal, Sleeper, relayed, spikes_at
 
@@ -29,7 +35,7 @@ class SleepingChain:
     """
 
     sleepers: list[Sleeper]
-    spikes: Iterator[Signal]
+    spikes: "SpikeTrain"
     thresholds: Sequence[float]
     gains: Sequence[float]
     constants: Sequence[Array | float]
@@ -88,8 +94,25 @@ def sleep_through(
     """
     before = [sleeper.weight().copy() for chain in chains for sleeper in chain.sleepers]
     counts = np.zeros((steps, 1 + len(before)), np.int32)
-    silent, slept = 0, steps
-    for step in range(steps):
+    slept = steps
+    if all(can_sleep_layer_by_layer(chain, parameters) for chain in chains):
+        column = 1
+        for chain in chains:
+            spiked, *layers = sleep_layer_by_layer(chain, parameters, steps)
+            counts[:, 0] += spiked.astype(np.int32)
+            counts[:, column : column + len(layers)] = np.stack(layers, axis=1)
+            column += len(layers)
+    else:
+        slept = _sleep_step_by_step(chains, parameters, counts)
+    return _diary(chains, parameters, counts[:slept].copy(), before, steps)
+
+
+def _sleep_step_by_step(
+    chains: Sequence[SleepingChain], parameters: SleepParameters, counts: Array
+) -> int:
+    """All chains together; fills ``counts`` and returns the number of steps slept."""
+    silent = 0
+    for step in range(len(counts)):
         column = 1
         for chain in chains:
             spiked, *layers = chain.step(parameters)
@@ -99,9 +122,8 @@ def sleep_through(
         if parameters.quiet_steps is not None:
             silent = 0 if counts[step, 1:].any() else silent + 1
             if silent == parameters.quiet_steps:
-                slept = step + 1
-                break
-    return _diary(chains, parameters, counts[:slept].copy(), before, steps)
+                return step + 1
+    return len(counts)
 
 
 def _diary(
@@ -128,10 +150,42 @@ def _diary(
     )
 
 
-def single_steps(chunks: Iterable[NDArray[np.bool_]]) -> Iterator[Signal]:
-    """The spikes of each step, from chunks ``(steps, n)``."""
-    for chunk in chunks:
-        step, unit = chunk.nonzero()
-        ends = np.searchsorted(step, np.arange(1, len(chunk)))
-        for active in np.split(unit, ends):
-            yield spikes_at(active, chunk.shape[1])
+class SpikeTrain(Iterator[Signal]):
+    """The spikes of the input, step after step, or many steps at once.
+
+    :param chunks: ``(steps, n)`` each, one after the other.
+    """
+
+    def __init__(self, chunks: Iterable[NDArray[np.bool_]]) -> None:
+        self._chunks = iter(chunks)
+        self._starts: Array = np.zeros(1, np.int64)
+        self._units: Array = np.zeros(0, np.int64)
+        self._size = self._row = 0
+
+    def __next__(self) -> Signal:
+        if self._row == len(self._starts) - 1:
+            self._load()
+        begin, end = self._starts[self._row : self._row + 2]
+        self._row += 1
+        return spikes_at(self._units[begin:end], self._size)
+
+    def _load(self) -> None:
+        chunk = next(self._chunks)
+        step, self._units = chunk.nonzero()
+        self._starts = np.searchsorted(step, np.arange(len(chunk) + 1))
+        self._size, self._row = chunk.shape[1], 0
+
+    def events(self, steps: int) -> Events:
+        """The spikes of the next ``steps`` steps."""
+        counts: list[Array] = []
+        active: list[Array] = []
+        while steps > 0:
+            if self._row == len(self._starts) - 1:
+                self._load()
+            last = min(self._row + steps, len(self._starts) - 1)
+            part = self._starts[self._row : last + 1]
+            counts.append(np.diff(part))
+            active.append(self._units[part[0] : part[-1]])
+            steps -= last - self._row
+            self._row = last
+        return Events(np.cumsum(np.concatenate([[0], *counts])), np.concatenate(active))

@@ -21,16 +21,19 @@ from continual_ep.sleep.parameters import SleepParameters
 
 Array = NDArray[Any]
 
-# exp(80) is finite in float32, and 2 / exp(80) is zero for every purpose.
-_LARGEST_EXPONENT = 80.0
+# exp(700) is finite, and 2 / exp(700) is zero for every purpose.
+_LARGEST_EXPONENT = 700.0
 
 
 def gate(weight: Array, width: float) -> Array:
-    r""":math:`g(w) = 2\sigma(-w/w_0)`, elementwise."""
-    exponent = np.minimum(weight * (1.0 / width), _LARGEST_EXPONENT)
+    r""":math:`g(w) = 2\sigma(-w/w_0)`, elementwise.
+
+    Computed in double precision, so that engines whose exponentials differ in their last bit agree.
+    """
+    exponent = np.minimum(np.asarray(weight, np.float64) * (1.0 / width), _LARGEST_EXPONENT)
     np.exp(exponent, out=exponent)
     exponent += 1.0
-    gated: Array = np.divide(2.0, exponent, out=exponent)
+    gated: Array = np.divide(2.0, exponent, out=exponent).astype(weight.dtype, copy=False)
     return gated
 
 

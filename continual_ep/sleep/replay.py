@@ -19,7 +19,7 @@ from continual_ep.sleep.calibration import (
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.dreams import Dream, MeanDream, input_spikes, masked
 from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
-from continual_ep.sleep.night import SleepingChain, single_steps, sleep_through
+from continual_ep.sleep.night import SleepingChain, SpikeTrain, sleep_through
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.sleepers import KernelSleeper, Sleeper, sleeper
 from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
@@ -103,7 +103,7 @@ def sleep_chains(
         sleeping.append(
             _falling_asleep(
                 chain,
-                single_steps(spikes),
+                SpikeTrain(spikes),
                 parameters,
                 thresholds=None if given is None else given[number],
                 maxima=maxima,

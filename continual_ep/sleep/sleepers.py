@@ -72,36 +72,42 @@ class DenseSleeper:
         self.name, self.relays = layer.name, layer.relays
         weight = _as_array(layer.weight)
         self.units, self._inputs = weight.shape
-        self._by_input = np.ascontiguousarray(weight.T)
-        self._mask = None if layer.mask is None else _as_array(layer.mask).T
-        if self._mask is not None:
-            self._by_input *= self._mask
+        self.by_input = np.ascontiguousarray(weight.T)
+        self.mask_by_input = None if layer.mask is None else _as_array(layer.mask).T
+        if self.mask_by_input is not None:
+            self.by_input *= self.mask_by_input
         self._feedback = None if layer.feedback is None else _as_array(layer.feedback)
         self._parameters = parameters
 
     def current(self, below: Signal) -> Array:
-        rows = self._by_input[below.active]
-        summed: Array = rows.sum(0) if below.values is None else below.values @ rows
-        return summed
+        rows = self.by_input[below.active]
+        if below.values is not None:
+            current: Array = below.values @ rows
+        elif self.units == 1 and len(rows):
+            # One after the other, as for more units: a single column NumPy would sum by pairs.
+            current = rows.cumsum(0)[-1]
+        else:
+            current = rows.sum(0)
+        return current
 
     def learn(self, fired: Array, below: Signal) -> None:
-        share = np.zeros((self._inputs, 1), self._by_input.dtype)
+        share = np.zeros((self._inputs, 1), self.by_input.dtype)
         share[below.active] = 1.0
-        weight = self._by_input[:, fired]
+        weight = self.by_input[:, fired]
         change = weight_change(weight, share, self._parameters)
-        if self._mask is not None:
-            change *= self._mask[:, fired]
-        self._by_input[:, fired] = weight + change
+        if self.mask_by_input is not None:
+            change *= self.mask_by_input[:, fired]
+        self.by_input[:, fired] = weight + change
 
     def sent_back(self, fired: Array) -> Array | None:
         if self._feedback is not None:
             current: Array = self._feedback[fired].sum(0)
         else:
-            current = self._by_input[:, fired].sum(1)
+            current = self.by_input[:, fired].sum(1)
         return current
 
     def weight(self) -> Array:
-        return self._by_input.T
+        return self.by_input.T
 
 
 class KernelSleeper:
