@@ -129,20 +129,20 @@ def settings() -> dict[str, Setting]:
     # then has to be weak, and its gradient corrected. Found on held-out images.
     deep, strong = [256] * 3, {"gain": [2, 5, 5, 5]}
     found["dendritic-ep-3"] = Setting(
-        dendritic(deep, **published, **strong), [0.4, 0.2, 0.1, 0.05], 0.9, decay=0.8
+        dendritic(deep, **published, **strong), [0.4, 0.2, 0.1, 0.05], 0.9, decay=0.9
     )
     found["dendritic-bptt-3"] = Setting(
         dendritic(deep, learning=through_time, **published, **strong),
         [0.4, 0.2, 0.2, 0.2],
         0.9,
-        decay=0.8,
+        decay=0.9,
     )
     corrected = public_ep(corrected=True, tolerance=1e-4)
     found["dendritic-ep-tied-3"] = Setting(
         dendritic(deep, learning=corrected, feedback_scale=0.05, **strong),
-        [0.4, 0.2, 0.2, 0.2],
+        [0.2, 0.1, 0.1, 0.1],
         0.9,
-        decay=0.8,
+        decay=0.9,
     )
     # Plain EP loses classes at the rates that suit dendrites: rates of its own, found on held-out images.
     found["ep-own-1-fashion-mnist"] = Setting(plain([256]), [0.02, 0.005], 0.9)
