@@ -146,8 +146,9 @@ class RecurrentModule(nn.Module):
         if not self.settling.settled:
             self.warn_once(
                 f"the free phase did not settle: after {settled.steps} steps a unit still moved by "
-                f"{settled.residual:.2g} per step (limit {limit:g}). Give more free_steps, or lower dt or "
-                "the gain. This is said once; network.settling holds the statistics of the last phase."
+                f"{settled.residual:.2g} per step (limit {limit:g}). Give more free_steps, or lower dt, "
+                "the gain or feedback_scale. This is said once; network.settling holds the statistics of "
+                "the last phase."
             )
 
     def warn_once(self, message: str) -> None:

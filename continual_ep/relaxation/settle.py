@@ -248,6 +248,7 @@ def _raise_divergence(
             place = f"in layer {bad[0] + 1} at step {number}"
             break
     remedy = cause or (
-        "the input and the parameters are finite: lower dt, beta, the learning rate or the weights' gain"
+        "the input and the parameters are finite: lower dt, beta, the learning rate, feedback_scale or the "
+        "weights' gain"
     )
     raise DivergenceError(f"the {phase} left the finite numbers {place}: {remedy}")
