@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from continual_ep.errors import (
     ConfigurationError,
@@ -21,7 +22,7 @@ from continual_ep.learning import (
     reference_gradients,
 )
 from continual_ep.learning.check import check_gradients
-from continual_ep.networks import MRNN
+from continual_ep.networks import MRNN, DendriticRNN
 from continual_ep.relaxation import settle
 
 SIZES = {1: [6, 5, 3], 2: [6, 5, 4, 3], 3: [6, 5, 5, 4, 3]}
@@ -426,3 +427,32 @@ def test_the_exact_gradient_says_when_its_adjoint_did_not_converge():
 def test_an_infinite_nudge_is_refused():
     with pytest.raises(ConfigurationError, match="finite"):
         EquilibriumPropagation(float("inf"))
+
+
+@pytest.mark.parametrize("wants_input", [False, True])
+def test_a_step_has_no_products_but_those_it_needs(wants_input):
+    batch, inputs, hidden, outputs, free, nudged = 4, 7, 5, 3, 6, 2
+    rule = EquilibriumPropagation(0.1, free_steps=free, nudged_steps=nudged)
+    network = MRNN([inputs, hidden, outputs], learning=rule)
+    x = torch.rand(batch, inputs, requires_grad=wants_input)
+    y = torch.randint(outputs, (batch,))
+    with FlopCounterMode(display=False) as counter:
+        SquaredError()(network(x), y).backward()
+    large, small = 2 * batch * inputs * hidden, 2 * batch * hidden * outputs
+    drive, weights = large, large + 2 * small
+    relaxation = 2 * small * (free + 2 * nudged)
+    expected = drive + relaxation + weights + (large if wants_input else 0)
+    assert counter.get_total_flops() == expected
+
+
+def test_dendrites_drive_their_first_branches_once():
+    rule = EquilibriumPropagation(0.1, free_steps=6, nudged_steps=2)
+    network = DendriticRNN([7, 5, 3], branches=4, learning=rule)
+    x, y = torch.rand(4, 7), torch.randint(3, (4,))
+    with FlopCounterMode(display=False) as counter:
+        SquaredError()(network(x), y).backward()
+    large, small = 2 * 4 * 7 * 5 * 4, 2 * 4 * 5 * 3 * 4
+    # Up and down at each step, with what is open at rest before the first of each phase; then the weights
+    # of both signs, whose open branches are found once more.
+    relaxation = small * (2 * 6 + 1 + 2 * (2 * 2 + 1))
+    assert counter.get_total_flops() <= 2 * large + relaxation + 4 * small

@@ -111,7 +111,8 @@ class ClampedLayers:
         weights = [difference.t() @ self.x]
         for layer in range(1, len(first)):
             product = strength * first[layer].t() @ first[layer - 1]
-            weights.append(product.addmm_(second[layer].t(), second[layer - 1], alpha=-strength))
+            other = second[layer].t(), second[layer - 1]
+            weights.append(torch.addmm(product, *other, alpha=-strength, out=product))
         biases = []
         if self.biases:
             rest = zip(first[1:], second[1:], strict=True)
