@@ -216,7 +216,7 @@ def settings() -> dict[str, Setting]:
             batch=10,
         )
     # A weaker clamp instead: the output moves by 0.14 / 1.14 = 12 % of the way to its target, which is what
-    # twenty steps of adaptation at 0.1 leave.
+    # twenty steps of adaptation at 0.1 leave. EP divides by beta, so the rates are multiplied by it.
     weaker = EquilibriumPropagation(
         0.14, estimator="one-sided", free_steps=120, nudged_steps=120, nudging="loss"
     )
@@ -229,7 +229,7 @@ def settings() -> dict[str, Setting]:
             dt=0.1,
             order="synchronous",
         ),
-        [0.1, 0.1],
+        [0.014, 0.014],
         batch=10,
     )
     # The published convolutional setting at an eighth of its channels.
