@@ -218,7 +218,12 @@ def settings() -> dict[str, Setting]:
     # A weaker clamp instead: the output moves by 0.14 / 1.14 = 12 % of the way to its target, which is what
     # twenty steps of adaptation at 0.1 leave. EP divides by beta, so the rates are multiplied by it.
     weaker = EquilibriumPropagation(
-        0.14, estimator="one-sided", free_steps=120, nudged_steps=120, nudging="loss"
+        0.14,
+        estimator="one-sided",
+        update="postsynaptic",
+        free_steps=120,
+        nudged_steps=120,
+        nudging="loss",
     )
     found["chl-leaky-weaker"] = Setting(
         plain(

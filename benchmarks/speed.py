@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from continual_ep.learning import (
     EquilibriumPropagation,
@@ -440,6 +441,64 @@ def lower_bound(diary: Any, shapes: Sequence[tuple[int, ...]], seconds: float) -
     }
 
 
+# ---- growth ------------------------------------------------------------------------------------
+
+
+def growth(args: argparse.Namespace) -> Result:
+    """What a step and a night cost as the work grows: ``[size, milliseconds, floating point operations]``."""
+    rule = EquilibriumPropagation(BETA, free_steps=10, nudged_steps=4)
+
+    def step(sizes: list[int], batch: int) -> list[float]:
+        torch.manual_seed(0)
+        network = MRNN(sizes, gain=0.5, learning=rule)
+        x, y = batch_of(784, 10, batch)
+        with FlopCounterMode(display=False) as counter:
+            gradients(network, x, y)
+        (seconds,) = in_turn((lambda: gradients(network, x, y), 3), rounds=3)
+        return [milliseconds(seconds), counter.get_total_flops()]
+
+    found: Result = {
+        "width": [[n, *step([784, n, 10], BATCH)] for n in (128, 256, 512, 1024, 2048, 4096)],
+        "depth": [[n, *step([784, *[256] * n, 10], BATCH)] for n in (1, 2, 3, 4, 6, 8)],
+        "batch": [[n, *step([784, 256, 10], n)] for n in (1, 4, 16, 64, 256, 1024, 4096)],
+    }
+    model, mean = tired(args.data)
+    nights = []
+    for steps in (1000, 2000, 4000, 8000, 16_000, 32_000):
+        parameters = SleepParameters(steps=steps)
+        action = lambda: sleep_replay(copy.deepcopy(model), mean, parameters)  # noqa: B023, E731
+        spikes = sum(action().spikes)
+        (seconds,) = in_turn((action, 1), rounds=3)
+        nights.append([steps, milliseconds(seconds), spikes])
+    return {**found, "night": nights}
+
+
+def plot(found: Result, path: Path) -> None:
+    """Costs as work grows, on logarithmic axes, with the line of proportional growth."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    labels = {
+        "width": "hidden units, 784-n-10",
+        "depth": "hidden layers of 256",
+        "batch": "samples in a batch, 784-256-10",
+        "night": "steps of a night, 784-1200-1200-10",
+    }
+    for axes, (name, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
+        sizes, times, _ = zip(*found[name], strict=True)
+        axes.loglog(sizes, times, "o-", markersize=4)
+        axes.loglog(sizes, [times[-1] * n / sizes[-1] for n in sizes], ":", color="grey")
+        axes.set_xlabel(label)
+        axes.set_xticks(sizes, [str(n) if n < 10_000 else f"{n // 1000}k" for n in sizes])
+        axes.minorticks_off()
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("milliseconds")
+    figure.savefig(path, dpi=120)
+
+
 FIGURES: dict[str, Callable[[argparse.Namespace], Result]] = {
     "step-256": step_256,
     "step-512-512": step_512,
@@ -449,6 +508,7 @@ FIGURES: dict[str, Callable[[argparse.Namespace], Result]] = {
     "to-97": to_97,
     "split-mnist": split_mnist,
     "night": night,
+    "growth": growth,
 }
 
 
@@ -478,6 +538,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--plot", type=Path, help="PNG of the costs as work grows")
     args = parser.parse_args()
     if args.list:
         print("\n".join(FIGURES))
@@ -495,6 +556,8 @@ def main() -> None:
         print(json.dumps({name: results[name]}), flush=True)
         if args.out:
             args.out.write_text(json.dumps(results, indent=1) + "\n")
+    if args.plot and "growth" in results:
+        plot(results["growth"], args.plot)
 
 
 if __name__ == "__main__":
