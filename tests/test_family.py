@@ -785,6 +785,28 @@ def test_gates_are_found_once_and_change_nothing(make, order, monkeypatch):
         torch.testing.assert_close(known, alone, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: convolutional("max", learning=EquilibriumPropagation(nudging="loss")),
+        lambda: DendriticRNN([200, 9, 8, 3], generator=generator()).double(),
+        lambda: MRNN([200, 9, 8, 3], generator=generator()).double(),
+    ],
+)
+def test_prediction_in_inference_mode_leaves_training_as_it_was(make):
+    x, y = images()
+    networks = make(), make()
+    with torch.inference_mode():
+        networks[1](x)
+    for network in networks:
+        SquaredError()(network(x), y).backward()
+    with torch.inference_mode():
+        outputs = [network(x) for network in networks]
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+    for one, other in zip(*(n.parameters() for n in networks), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=0)
+
+
 def test_soft_pooling_by_hand():
     from continual_ep.networks.convolution import soft_pool
 

@@ -197,7 +197,8 @@ class Dendritic(Connection):
         if torch.is_grad_enabled():
             return weight * mask
         kept = self._kept.get(place)
-        if kept is None or (kept.dtype, kept.device) != (weight.dtype, weight.device):
+        here = (weight.dtype, weight.device, torch.is_inference_mode_enabled())
+        if kept is None or (kept.dtype, kept.device, kept.is_inference()) != here:
             kept = self._kept[place] = torch.empty_like(weight)
         return torch.mul(weight, mask, out=kept)
 
