@@ -483,8 +483,8 @@ def plot(found: Result, path: Path) -> None:
     labels = {
         "width": "hidden units, 784-n-10",
         "depth": "hidden layers of 256",
-        "batch": "samples in a batch, 784-256-10",
-        "night": "steps of a night, 784-1200-1200-10",
+        "batch": "samples in a batch",
+        "night": "steps of a night",
     }
     for axes, (name, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
         sizes, times, _ = zip(*found[name], strict=True)
