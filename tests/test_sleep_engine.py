@@ -140,6 +140,16 @@ def test_feedback_and_quiet_nights_go_step_by_step(parameters):
     assert not can_sleep_layer_by_layer(chain, parameters)
 
 
+def test_without_a_place_for_compiled_code_it_is_compiled_anew(monkeypatch):
+    caching = pytest.importorskip("numba.core.caching")
+    from continual_ep.sleep.kernels import compiled
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        pytest.importorskip("numba").njit(cache=True)(lambda x: x)
+    assert compiled(lambda x: x + 1)(2) == 3
+
+
 @pytest.mark.parametrize("largest", [0.0, 1e-4, 0.03, 5.0])
 @pytest.mark.parametrize("width", [1e-5, 1e-3, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

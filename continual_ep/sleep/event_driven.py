@@ -2,7 +2,7 @@
 
 Without feedback a layer depends on the layer below alone, so the spikes of one layer's whole night are the
 input of the next. The steps themselves are those of :mod:`continual_ep.sleep.night`: same spikes, same
-weights, in a fraction of the memory traffic. Needs Numba (``pip install continual-ep[fast]``).
+weights, in a fraction of the memory traffic. Needs Numba (``pip install 'continual-ep[fast]'``).
 """
 
 import importlib.util

@@ -12,7 +12,15 @@ Array = NDArray[Any]
 LANES = 16
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def compiled(function: Any) -> Any:
+    """``function`` compiled when it is first called; kept on disk where there is a place for it."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder that can be written: compiled anew in each process
+        return njit(nogil=True)(function)
+
+
+@compiled  # type: ignore[untyped-decorator]
 def sleep_block(
     weight: Array,
     mask: Array,
