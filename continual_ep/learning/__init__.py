@@ -3,6 +3,7 @@
 from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.bptt import BPTT
 from continual_ep.learning.contrastive_hebbian import ContrastiveHebbian
+from continual_ep.learning.ensemble_sgd import EnsembleSGD
 from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.losses import LOSSES, CrossEntropy, NudgingLoss, SquaredError
@@ -25,6 +26,7 @@ __all__ = [
     "Backprop",
     "ContrastiveHebbian",
     "CrossEntropy",
+    "EnsembleSGD",
     "EquilibriumGradient",
     "EquilibriumPropagation",
     "NudgingLoss",

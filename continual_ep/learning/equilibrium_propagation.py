@@ -35,6 +35,10 @@ TEACHINGS = ("states", "difference")
 RESOLUTION = {torch.float32: 1e-5, torch.float64: 1e-13}
 
 
+#: Of a nudge: one number, or one for each member of an ensemble, ``(members, 1, 1)``.
+Strength = float | Tensor
+
+
 @dataclass(frozen=True)
 class EquilibriumPropagation(SecondPhaseRule):
     r"""Equilibrium propagation (EP).
@@ -42,7 +46,8 @@ class EquilibriumPropagation(SecondPhaseRule):
     Main arguments:
 
     :param beta: strength of the nudge, positive. With ``nudging="force"`` it is the norm of the force on
-        the sample that errs most; with ``"loss"`` it is the :math:`\beta` of the papers.
+        the sample that errs most; with ``"loss"`` it is the :math:`\beta` of the papers. A tuple has one for
+        each member of an :class:`~continual_ep.networks.Ensemble`.
     :param estimator: ``"centered"`` (bias :math:`O(\beta^2)`), ``"one-sided"`` (:math:`O(\beta)`), or
         ``"random-sign"`` (one-sided with a sign drawn per batch from torch's global generator, as
         dropout draws).
@@ -71,7 +76,7 @@ class EquilibriumPropagation(SecondPhaseRule):
     change forward and feedback weights alike (Kolen and Pollack; "same update" in arXiv:2006.03824).
     """
 
-    beta: float = 0.1
+    beta: float | tuple[float, ...] = 0.1
     estimator: str = "centered"
     free_steps: int = 30
     nudged_steps: int = 6
@@ -84,7 +89,8 @@ class EquilibriumPropagation(SecondPhaseRule):
     adaptation_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta < float("inf"):
+        members = self.beta if isinstance(self.beta, tuple) else (self.beta,)
+        if not members or not all(0 < beta < float("inf") for beta in members):
             raise ConfigurationError(f"beta is {self.beta}; it must be positive and finite")
         for name, allowed in (
             ("estimator", ESTIMATORS),
@@ -96,7 +102,7 @@ class EquilibriumPropagation(SecondPhaseRule):
                 raise ConfigurationError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
-        if self.nudging == "loss" and self.beta >= 1 and self.estimator != "one-sided":
+        if self.nudging == "loss" and max(members) >= 1 and self.estimator != "one-sided":
             raise ConfigurationError(
                 f"beta is {self.beta}: a nudge away from the target is stable for beta < 1 only"
             )
@@ -109,19 +115,25 @@ class EquilibriumPropagation(SecondPhaseRule):
         checked_positive("nudged_steps", self.nudged_steps)
         checked_tolerance(self.tolerance)
 
+    @property
+    def capturable(self) -> bool:
+        """Whether its phases always do the same work: without a tolerance, a drawn sign, or an adaptation."""
+        drawn = self.estimator == "random-sign"
+        return self.tolerance is None and not drawn and not self.adaptation_steps
+
     def gradients(
         self, phase: FreePhase, output_gradient: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         scale = self._force_scale(phase, output_gradient)
+        # Without a force anywhere there is nothing to divide.
+        force = -output_gradient / torch.where(scale > 0, scale, 1.0)
         if self.teaching == "difference":
-            return self._by_difference(phase, output_gradient, scale)
-        betas = self._betas()
-        if scale == 0.0:
-            nudged, free = phase.states, phase.states
-        else:
-            nudged, free = self._nudged_states(phase, -output_gradient / scale, betas)
+            return self._by_difference(phase, force, scale)
+        betas = self._betas(scale)
+        nudged, free = self._nudged_states(phase, force, betas)
         strength = -scale / (betas[0] - (betas[1] if len(betas) > 1 else 0.0))
-        self._look_at_resolution(phase, nudged, free)
+        if phase.watched:
+            self._look_at_resolution(phase, nudged, free)
         if self.update == "contrast":
             found = phase.clamped.contrast(nudged, free, strength)
         else:
@@ -130,22 +142,20 @@ class EquilibriumPropagation(SecondPhaseRule):
         return (phase.clamped.corrected(found[0]), found[1]) if self.corrected else found
 
     def _by_difference(
-        self, phase: FreePhase, output_gradient: Tensor, scale: float
+        self, phase: FreePhase, force: Tensor, scale: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         """The limit of a vanishing beta: small changes settle around the free equilibrium."""
         clamped, states = phase.clamped, phase.states
-        changes = [torch.zeros_like(state) for state in states]
-        if scale > 0.0:
-            force = -output_gradient / scale
-            settled = settle(
-                clamped.linearised(clamped.slopes(states), corrected=self.corrected),
-                phase.network.relaxation,
-                steps=self.nudged_steps,
-                tolerance=self.tolerance,
-                nudge=lambda current, state: current.add_(force),
-                phase="teaching phase",
-            )
-            changes = [-scale * change for change in settled.states]
+        settled = settle(
+            clamped.linearised(clamped.slopes(states), corrected=self.corrected),
+            phase.network.relaxation,
+            steps=self.nudged_steps,
+            tolerance=self.tolerance,
+            nudge=lambda current, state: current.add_(force),
+            phase="teaching phase",
+            watched=phase.watched,
+        )
+        changes = [-scale * change for change in settled.states]
         if self.update == "postsynaptic":
             return clamped.postsynaptic(changes, states)
         if self.corrected:  # in units of their own layers, changes cannot be added up
@@ -160,7 +170,8 @@ class EquilibriumPropagation(SecondPhaseRule):
         """Warn, once, of a signal that is lost in the rounding of the states that carry it."""
         factors = phase.clamped.attenuations()
         limit = RESOLUTION.get(free[0].dtype, 0.0)
-        if min(factors) * self.beta > 100 * limit:
+        weakest = min(self.beta) if isinstance(self.beta, tuple) else self.beta
+        if min(factors) * weakest > 100 * limit:
             return
         for layer, (a, b) in enumerate(zip(nudged, free, strict=True), start=1):
             signal, size = float((a - b).abs().max()), float(b.abs().max())
@@ -172,19 +183,33 @@ class EquilibriumPropagation(SecondPhaseRule):
                 )
                 return
 
-    def _betas(self) -> tuple[float, ...]:
+    def _betas(self, scale: Tensor) -> tuple[Strength, ...]:
+        """The strengths of the nudged phases; shaped like ``scale`` where each member has its own."""
+        beta: Strength = scale.new_tensor(self.beta) if isinstance(self.beta, tuple) else self.beta
+        if isinstance(beta, Tensor):
+            if scale.numel() != len(beta):
+                raise ConfigurationError(
+                    f"{len(beta)} values of beta were given for {scale.numel()} networks: give one, or one "
+                    "for each member of an Ensemble"
+                )
+            beta = beta.view(scale.shape)
         if self.estimator == "centered":
-            return (self.beta, -self.beta)
+            return (beta, -beta)
         if self.estimator == "random-sign" and bool(torch.rand(()) < 0.5):
-            return (-self.beta,)
-        return (self.beta,)
+            return (-beta,)
+        return (beta,)
 
-    def _force_scale(self, phase: FreePhase, output_gradient: Tensor) -> float:
-        """What autograd's force is divided by: it is the gradient of a mean, tiny and of any scale."""
+    def _force_scale(self, phase: FreePhase, output_gradient: Tensor) -> Tensor:
+        """What autograd's force is divided by: it is the gradient of a mean, tiny and of any scale.
+
+        One number, or one for each member of an ensemble, ``(members, 1, 1)``.
+        """
+        samples = phase.clamped.batch_dim
+        if not output_gradient.numel():
+            return output_gradient.new_zeros(())
         if self.nudging == "force":
-            return (
-                float(output_gradient.flatten(1).norm(dim=1).max()) if len(output_gradient) else 0.0
-            )
+            norms = output_gradient.flatten(samples + 1).norm(dim=-1)
+            return norms.amax(1).view(-1, 1, 1) if samples else norms.amax()
         followed = phase.nudging.followed()
         if followed is None:
             raise ConfigurationError(
@@ -192,16 +217,17 @@ class EquilibriumPropagation(SecondPhaseRule):
                 "CrossEntropy of continual_ep.learning, one of the two, called on the network's own "
                 "output; for any other loss use nudging='force'"
             )
-        weights = followed[1]
-        return float(weights.abs().max()) if len(weights) else 0.0
+        largest = followed[1].abs().amax(-1)
+        return largest.view(-1, 1, 1) if samples else largest
 
     def _nudged_states(
-        self, phase: FreePhase, force: Tensor, betas: tuple[float, ...]
+        self, phase: FreePhase, force: Tensor, betas: tuple[Strength, ...]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The states at the first beta, and at the second (centred) or free; both signs in one batch."""
         times = len(betas)
         clamped = phase.clamped.repeated(times) if times > 1 else phase.clamped
-        start = side_by_side(phase.states, times)
+        samples = phase.clamped.batch_dim
+        start = side_by_side(phase.states, times, samples)
         nudge = self._nudge(phase, force, betas, start[-1])
         settled = settle(
             clamped,
@@ -211,6 +237,7 @@ class EquilibriumPropagation(SecondPhaseRule):
             tolerance=self.tolerance,
             nudge=nudge,
             phase="nudged phase",
+            watched=phase.watched,
         )
         states = settled.states
         if self.adaptation_steps:
@@ -225,21 +252,21 @@ class EquilibriumPropagation(SecondPhaseRule):
             )
         if times == 1:
             return states, phase.states
-        first, second = zip(*(state.chunk(2) for state in states), strict=True)
+        first, second = zip(*(state.chunk(2, samples) for state in states), strict=True)
         return list(first), list(second)
 
     def _nudge(
-        self, phase: FreePhase, force: Tensor, betas: tuple[float, ...], free: Tensor
+        self, phase: FreePhase, force: Tensor, betas: tuple[Strength, ...], free: Tensor
     ) -> Nudge:
         if self.nudging == "force":
-            push = torch.cat([beta * force for beta in betas])
+            push = torch.cat([beta * force for beta in betas], dim=phase.clamped.batch_dim)
             return lambda current, state: current.add_(push)
-        strengths = torch.tensor(betas, dtype=force.dtype, device=force.device)
-        strengths = strengths.repeat_interleave(len(force)).view(-1, *[1] * (force.dim() - 1))
-        return following_nudge(phase, torch.cat([force] * len(betas)), strengths, free)
+        return following_nudge(phase, force, betas, free)
 
 
-def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor) -> Nudge:
+def following_nudge(
+    phase: FreePhase, force: Tensor, betas: tuple[Strength, ...], free: Tensor
+) -> Nudge:
     r"""A nudge that follows the loss: :math:`F(s) = F(s^*) - w\,(\nabla\ell(s) - \nabla\ell(s^*))`.
 
     The first term is autograd's force, with everything that other criteria put into it; the second is
@@ -249,19 +276,20 @@ def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor)
     followed, readout = phase.nudging.followed(), phase.nudging.readout
     assert followed is not None
     loss, weights = followed
-    relative = weights / weights.abs().max()
-    relative = relative.repeat(len(force) // len(relative)).unsqueeze(1)
+    samples = phase.clamped.batch_dim
+    largest = weights.abs().amax(-1, keepdim=True)
+    relative = weights / torch.where(largest > 0, largest, 1.0)
+    relative = torch.cat([relative] * len(betas), dim=-1).unsqueeze(-1)
     # The readout sees the last layer's units in a row, whatever their shape.
-    over_units = relative.view(-1, *[1] * (force.dim() - 1))
+    over_units = relative if samples else relative.view(-1, *[1] * (force.dim() - 1))
+    beta = torch.cat([torch.ones_like(force) * each for each in betas], dim=samples)
+    force = torch.cat([force] * len(betas), dim=samples)
 
     def read(state: Tensor) -> Tensor:
-        if readout is None:
-            return state
-        weight, bias = readout
-        return torch.nn.functional.linear(state.flatten(1), weight, bias)
+        return phase.network.read(state)
 
     if readout is None and loss.closed_form and phase.clamped.activations[-1].piecewise_linear:
-        pull, gain = beta * (force + relative * free), 1.0 + beta * relative
+        pull, gain = beta * (force + over_units * free), 1.0 + beta * over_units
         return lambda current, state: current.add_(pull).div_(gain)
 
     free_output = read(free)
@@ -269,7 +297,7 @@ def following_nudge(phase: FreePhase, force: Tensor, beta: Tensor, free: Tensor)
     def nudge(current: Tensor, state: Tensor) -> Tensor:
         change = loss.gradient_change(read(state), free_output)
         if readout is not None:
-            change = (change @ readout[0]).view_as(current)
+            change = (change @ readout[0]).view(current.shape)
         return current.add_(beta * (force - over_units * change))
 
     return nudge

@@ -29,7 +29,11 @@ class _TellWeights(torch.autograd.Function):
 
 
 class NudgingLoss(nn.Module):
-    """A loss, averaged over the batch, whose force on the output may follow the output's state."""
+    """A loss, averaged over the batch, whose force on the output may follow the output's state.
+
+    For an :class:`~continual_ep.networks.Ensemble`, the sum of the members' losses, so that each learns as if
+    it were alone.
+    """
 
     #: Whether the nudge has the closed form of squared error, see ``following_nudge``.
     closed_form = False
@@ -37,19 +41,20 @@ class NudgingLoss(nn.Module):
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """The mean loss of a batch.
 
-        :param output: shape ``(batch, classes)``.
-        :param target: class indices ``(batch,)``, or one value per output ``(batch, classes)``.
+        :param output: shape ``(batch, classes)``; of an ensemble ``(members, batch, classes)``.
+        :param target: class indices ``(batch,)``, or one value per output ``(batch, classes)``; for an
+            ensemble also one of either for each member.
         :raises InputError: for a class without an output unit, or other shapes.
         """
         losses = self.per_sample(output, dense_target(output, target))
         nudging = getattr(output, "nudging", None)
         if nudging is not None and losses.requires_grad:
             losses = _TellWeights.apply(losses, nudging, self)
-        return losses.mean()
+        return losses.mean(-1).sum()
 
     @abstractmethod
     def per_sample(self, output: Tensor, target: Tensor) -> Tensor:
-        """The loss of every sample, shape ``(batch,)``."""
+        """The loss of every sample, shape ``(batch,)`` or ``(members, batch)``."""
 
     @abstractmethod
     def gradient_change(self, output: Tensor, free_output: Tensor) -> Tensor:
@@ -62,7 +67,7 @@ class SquaredError(NudgingLoss):
     closed_form = True
 
     def per_sample(self, output: Tensor, target: Tensor) -> Tensor:
-        return 0.5 * (output - target).square().sum(1)
+        return 0.5 * (output - target).square().sum(-1)
 
     def gradient_change(self, output: Tensor, free_output: Tensor) -> Tensor:
         return output - free_output
@@ -72,10 +77,10 @@ class CrossEntropy(NudgingLoss):
     r""":math:`\ell = -\sum_c y_c \log \mathrm{softmax}(o)_c`."""
 
     def per_sample(self, output: Tensor, target: Tensor) -> Tensor:
-        return -(target * output.log_softmax(1)).sum(1)
+        return -(target * output.log_softmax(-1)).sum(-1)
 
     def gradient_change(self, output: Tensor, free_output: Tensor) -> Tensor:
-        return output.softmax(1) - free_output.softmax(1)
+        return output.softmax(-1) - free_output.softmax(-1)
 
 
 #: Losses by name, for configurations.
@@ -87,16 +92,19 @@ LOSSES: dict[str, type[NudgingLoss]] = {
 
 def dense_target(output: Tensor, target: Tensor) -> Tensor:
     """Class indices as one-hot rows; targets given as rows pass unchanged."""
-    if target.dim() == 2 and target.shape == output.shape:
+    if output.dim() == 3 and target.shape in (output.shape[1:], output.shape[1:2]):
+        target = target.expand(len(output), *target.shape)
+    if target.dim() > 1 and target.shape == output.shape:
         return target.to(output.dtype)
-    if target.dim() != 1 or len(target) != len(output) or target.is_floating_point():
+    if target.shape != output.shape[:-1] or target.is_floating_point():
         raise InputError(
             f"the target has shape {tuple(target.shape)} and type {target.dtype}; for an output of shape "
             f"{tuple(output.shape)} give class indices (batch,) or one value per output"
         )
-    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < output.shape[1]:
+    classes = output.shape[-1]
+    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < classes:
         raise InputError(
             f"the labels run from {int(target.min())} to {int(target.max())}, but the network has output "
-            f"units 0 to {output.shape[1] - 1}"
+            f"units 0 to {classes - 1}"
         )
-    return nn.functional.one_hot(target.long(), output.shape[1]).to(output.dtype)
+    return nn.functional.one_hot(target.long(), classes).to(output.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, DivergenceError
 from continual_ep.relaxation import settle
+from continual_ep.relaxation.products import tensor_cores
 from continual_ep.relaxation.settle import Clamped
 
 if TYPE_CHECKING:
@@ -54,13 +55,23 @@ class Teachable(Clamped, Protocol):
 
     wants_input: bool
 
+    @property
+    def drives(self) -> list[Tensor]:
+        """What the input contributes to the currents; the same as long as it stays clamped."""
+
+    @property
+    def batch_dim(self) -> int:
+        """The dimension of the states that counts samples: 0, or 1 behind the members of an ensemble."""
+
     def repeated(self, times: int) -> "Teachable":
         """The same network on a batch repeated ``times`` times, without a second drive."""
 
     def contrast(
-        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
+        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: Tensor | float
     ) -> tuple[list[Tensor], Tensor | None]:
         r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
+
+        ``strength`` is one number, or one for each member of an ensemble, shaped ``(members, 1, 1)``.
 
         Where there is no energy, :math:`\Phi` stands for the sum of :math:`s_l \cdot u_l`, in which each
         parameter counts where it stands and states are constants.
@@ -116,6 +127,8 @@ class FreePhase:
     clamped: "Teachable"
     states: list[Tensor]
     nudging: Nudging = field(default_factory=Nudging)
+    #: Whether the host looks for trouble while the second phase runs.
+    watched: bool = True
 
 
 def checked_positive(name: str, value: int) -> None:
@@ -146,7 +159,17 @@ class RecurrentRule(ABC):
 class SecondPhaseRule(RecurrentRule):
     """A rule that settles without a graph and finds its gradients in a phase of its own."""
 
+    @property
+    def capturable(self) -> bool:
+        """Whether its phases always do the same work, so that they can be recorded."""
+        return False
+
     def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
+        if network.relaxation.captured and not self.capturable:
+            raise ConfigurationError(
+                f"{type(self).__name__} with these options looks at its states while it settles and cannot "
+                "be recorded: use relaxation.captured=False, or EquilibriumPropagation without a tolerance"
+            )
         nudging = Nudging()
         state = _FreePhase.apply(network, self, nudging, x, *network.dynamical_parameters)
         output = network.read(state)
@@ -179,26 +202,53 @@ class _FreePhase(torch.autograd.Function):
         *tensors: Tensor,
     ) -> Tensor:
         x, parameters = tensors[0].detach(), [parameter.detach() for parameter in tensors[1:]]
-        clamped = network.clamp(x, parameters)
-        settled = settle(
-            clamped, network.relaxation, steps=rule.free_steps, tolerance=rule.tolerance
-        )
-        network.note_settling(settled, rule.tolerance)
         # Saved, so that autograd notices when a parameter is changed before backward.
         ctx.save_for_backward(*tensors)
         ctx.network, ctx.rule, ctx.nudging = network, rule, nudging
+        ctx.recorded = None
+        if network.relaxation.captured:
+            ctx.recorded = network.recordings.of(network, rule, x)
+            states, change = ctx.recorded.free_phase(x)
+            ctx.number = ctx.recorded.number
+            ctx.states = [state.clone() for state in states]
+            ctx.clamped = None
+            network.note_change(change, rule.free_steps)
+            return ctx.states[-1].clone(memory_format=torch.contiguous_format)
+        clamped = network.clamp(x, parameters)
+        kind = network.relaxation.warm_start if network.training else "never"
+        start = None
+        if kind != "never":
+            start = network.equilibria.recall(kind, x, clamped.initial_states())
+        settled = settle(
+            clamped,
+            network.relaxation,
+            steps=rule.free_steps,
+            start=start,
+            tolerance=rule.tolerance,
+        )
+        if kind != "never":
+            network.equilibria.remember(kind, x, settled.states)
+        network.note_settling(settled, rule.tolerance)
         ctx.states, ctx.clamped = settled.states, clamped
         return settled.states[-1].clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Any, ...]:
-        x = ctx.saved_tensors[0]  # raises if a parameter has changed since
-        _refuse_infinite_force(output_gradient)
-        ctx.clamped.wants_input = ctx.needs_input_grad[3]
-        phase = FreePhase(ctx.network, ctx.clamped, ctx.states, ctx.nudging)
-        with torch.autocast(x.device.type, enabled=False):
-            gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
+        x, *parameters = ctx.saved_tensors  # raises if a parameter has changed since
+        wants_input = ctx.needs_input_grad[3]
+        with torch.autocast(x.device.type, enabled=False), tensor_cores("float32", x.device):
+            if ctx.recorded is not None and ctx.recorded.number == ctx.number:
+                gradients, input_gradient = ctx.recorded.gradients(
+                    ctx.nudging, output_gradient, wants_input=wants_input
+                )
+            else:
+                _refuse_infinite_force(output_gradient)
+                # A recording has been used for another batch since: its clamp is gone.
+                clamped = ctx.clamped or ctx.network.clamp(x.detach(), parameters)
+                clamped.wants_input = wants_input
+                phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging)
+                gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
         # Autograd may come back with other losses when the graph is retained.
         ctx.nudging.told.clear()
         found = [input_gradient, *gradients]

@@ -6,6 +6,7 @@ from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIO
 from continual_ep.networks.connections import Connection, Dense
 from continual_ep.networks.convolution import Convolution, ConvolutionalRNN
 from continual_ep.networks.dendrites import Dendritic, DendriticRNN
+from continual_ep.networks.ensemble import Ensemble
 from continual_ep.networks.feedback_regulated import FeedbackRegulatedRNN
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.mlp import MLP
@@ -34,6 +35,7 @@ __all__ = [
     "Dendritic",
     "DendriticRNN",
     "Dense",
+    "Ensemble",
     "FeedbackRegulatedRNN",
     "RecurrentModule",
     "RecurrentNetwork",

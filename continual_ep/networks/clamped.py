@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from continual_ep.networks.activations import Activation
+from continual_ep.relaxation.products import multiplication
 from continual_ep.relaxation.settle import Current
 
 #: Layers with fewer units are stored by units, not by samples.
@@ -22,7 +23,8 @@ class ClampedLayers:
     .. math:: u_l = W_l s_{l-1} + b_l + \gamma_{l+1} F_{l+1}^T s_{l+1}, \qquad s_0 = x,
 
     with tied feedback :math:`F_l = W_l`. The input never changes while the network settles, so
-    its drive :math:`W_1 x + b_1` is computed once.
+    its drive :math:`W_1 x + b_1` is computed once. Members of an ensemble are stacked: every tensor, the
+    input included, then has one more dimension in front.
 
     :param x: the input, shape ``(batch, n_0)``.
     :param weights: :math:`W_1 \dots W_D`, shapes ``(n_l, n_{l-1})``.
@@ -33,6 +35,8 @@ class ClampedLayers:
     :param wants_input: whether gradients of the input are asked for, a product as large as the drive.
     :param scales: :math:`\gamma_2 \dots \gamma_D`, factors of the feedback; all 1 if not given.
     :param time_steps: a time step for each unit, one tensor ``(n_l,)`` per layer, or None.
+    :param products: bits of the products while the network settles, see
+        :mod:`continual_ep.relaxation.products`.
     """
 
     x: Tensor
@@ -44,47 +48,76 @@ class ClampedLayers:
     time_steps: Sequence[Tensor] | None = None
     scales: Sequence[float] = ()
     wants_input: bool = True
+    products: str = "float32"
 
     def __post_init__(self) -> None:
         self.scales = self.scales or [1.0] * len(self.feedback)
         if self.drive is None:
-            bias = self.biases[0] if self.biases else None
-            self.drive = torch.nn.functional.linear(self.x, self.weights[0], bias)
+            self.drive = self._input_drive()
+
+    def _input_drive(self) -> Tensor:
+        bias = self.biases[0] if self.biases else None
+        if self.products == "float32" and not self.stacked:
+            return torch.nn.functional.linear(self.x, self.weights[0], bias)
+        how = multiplication(self.products, self.x, stacked=self.stacked)
+        drive = how.mm(self.x, how.operand(self.weights[0]).mT)
+        return drive if bias is None else drive + bias
+
+    @property
+    def stacked(self) -> bool:
+        """Whether these are the members of an ensemble."""
+        return self.weights[0].dim() == 3
+
+    @property
+    def drives(self) -> list[Tensor]:
+        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        assert self.drive is not None
+        return [self.drive]
+
+    @property
+    def batch_dim(self) -> int:
+        """The dimension that counts samples."""
+        return int(self.stacked)
 
     def initial_states(self) -> list[Tensor]:
         """All units at zero."""
         assert self.drive is not None
-        return [self._rest(len(self.drive), len(weight)) for weight in self.weights]
+        *members, batch, _ = self.drive.shape
+        return [self._rest(members, batch, weight.shape[-2]) for weight in self.weights]
 
-    def _rest(self, batch: int, units: int) -> Tensor:
+    def _rest(self, members: Sequence[int], batch: int, units: int) -> Tensor:
         # Products with few rows take half the time when the few are the rows of the result.
         if units < NARROW:
-            return self.x.new_zeros(units, batch).t()
-        return self.x.new_zeros(batch, units)
+            return self.x.new_zeros(*members, units, batch).mT
+        return self.x.new_zeros(*members, batch, units)
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """The total input current of ``layer`` (0 = first above the input), ``(batch, n_layer)``."""
-        return self.prepared(layer)(states, out)  # type: ignore[arg-type]
+        return self._prepared(layer, "float32")(states, out)  # type: ignore[arg-type]
 
     def prepared(self, layer: int) -> Current:
         """See :class:`~continual_ep.relaxation.settle.Clamped`."""
+        return self._prepared(layer, self.products)
+
+    def _prepared(self, layer: int, products: str) -> Current:
         drive = self.drive
         assert drive is not None
-        below = self.weights[layer].t() if layer else None
+        operand, mm, addmm = multiplication(products, drive, stacked=self.stacked)
+        below = operand(self.weights[layer]).mT if layer else None
         bias = self.biases[layer] if self.biases else None
         above = layer + 1 < len(self.weights)
-        back = self.feedback[layer] if above else None
+        back = operand(self.feedback[layer]) if above else None
         scale = self.scales[layer] if above else 1.0
 
         def current(states: Sequence[Tensor], out: Tensor) -> Tensor:
             if below is None:
                 total = drive
             elif bias is None:
-                total = torch.mm(states[layer - 1], below, out=out)
+                total = mm(states[layer - 1], below, out=out)
             else:
-                total = torch.addmm(bias, states[layer - 1], below, out=out)
+                total = addmm(bias, states[layer - 1], below, out=out)
             if back is not None:
-                return torch.addmm(total, states[layer + 1], back, alpha=scale, out=out)
+                return addmm(total, states[layer + 1], back, alpha=scale, out=out)
             if total is not drive:
                 return total
             return drive.clone() if out is None else out.copy_(drive)
@@ -95,10 +128,10 @@ class ClampedLayers:
         """The same network on a batch repeated ``times`` times, without a second drive."""
         assert self.drive is not None
         # The input itself, already in the drive, need not be repeated.
-        return replace(self, drive=torch.cat([self.drive] * times))
+        return replace(self, drive=torch.cat([self.drive] * times, dim=self.batch_dim))
 
     def contrast(
-        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
+        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: Tensor | float
     ) -> tuple[list[Tensor], Tensor | None]:
         r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
 
@@ -107,16 +140,15 @@ class ClampedLayers:
 
         :returns: gradients of weights, biases, feedback weights; and of the input.
         """
+        addmm = torch.baddbmm if self.stacked else torch.addmm
         difference = strength * (first[0] - second[0])
-        weights = [difference.t() @ self.x]
+        weights = [difference.mT @ self.x]
         for layer in range(1, len(first)):
-            product = strength * first[layer].t() @ first[layer - 1]
-            other = second[layer].t(), second[layer - 1]
-            weights.append(torch.addmm(product, *other, alpha=-strength, out=product))
-        biases = []
-        if self.biases:
-            rest = zip(first[1:], second[1:], strict=True)
-            biases = [difference.sum(0), *(strength * (a - b).sum(0) for a, b in rest)]
+            product = (strength * first[layer]).mT @ first[layer - 1]
+            other = (strength * second[layer]).mT, second[layer - 1]
+            weights.append(addmm(product, *other, alpha=-1.0, out=product))
+        rest = zip(first[1:], second[1:], strict=True)
+        biases = self._bias_gradients(difference, *(strength * (a - b) for a, b in rest))
         feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], self._to_input(difference)
 
@@ -125,8 +157,8 @@ class ClampedLayers:
     ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
         below = [self.x, *states[:-1]]
-        weights = [change.t() @ pre for change, pre in zip(changes, below, strict=True)]
-        biases = [change.sum(0) for change in changes] if self.biases else []
+        weights = [change.mT @ pre for change, pre in zip(changes, below, strict=True)]
+        biases = self._bias_gradients(*changes)
         feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], self._to_input(changes[0])
 
@@ -135,10 +167,10 @@ class ClampedLayers:
     ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`."""
         below = [self.x, *states[:-1]]
-        weights = [change.t() @ pre for change, pre in zip(changes, below, strict=True)]
+        weights = [change.mT @ pre for change, pre in zip(changes, below, strict=True)]
         for layer in range(1, len(weights)):
-            weights[layer] += states[layer].t() @ changes[layer - 1]
-        biases = [change.sum(0) for change in changes] if self.biases else []
+            weights[layer] += states[layer].mT @ changes[layer - 1]
+        biases = self._bias_gradients(*changes)
         feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], self._to_input(changes[0])
 
@@ -157,6 +189,10 @@ class ClampedLayers:
         ones = [1.0] * len(self.scales)
         up, down = (list(self.scales), ones) if corrected else (ones, list(self.scales))
         return SmallChanges(self, slopes, up, down)
+
+    def _bias_gradients(self, *changes: Tensor) -> list[Tensor]:
+        # Biases of an ensemble keep a dimension of one where samples are counted.
+        return [c.sum(-2, keepdim=self.stacked) for c in changes] if self.biases else []
 
     def _to_input(self, change: Tensor) -> Tensor | None:
         return change @ self.weights[0] if self.wants_input else None
@@ -186,7 +222,7 @@ class ClampedLayers:
         total = torch.zeros_like(adjoints[layer])
         if layer > 0:
             scale = self.scales[layer - 1]
-            total = total + scale * (adjoints[layer - 1] @ self.feedback[layer - 1].t())
+            total = total + scale * (adjoints[layer - 1] @ self.feedback[layer - 1].mT)
         if layer + 1 < len(self.weights):
             total = total + adjoints[layer + 1] @ self.weights[layer + 1]
         return total
@@ -198,12 +234,12 @@ class ClampedLayers:
         states.
         """
         below = [self.x, *states[:-1]]
-        weights = [a.t() @ pre for a, pre in zip(adjoints, below, strict=True)]
+        weights = [a.mT @ pre for a, pre in zip(adjoints, below, strict=True)]
         feedback = [
-            scale * (s.t() @ a)
+            scale * (s.mT @ a)
             for scale, s, a in zip(self.scales, states[1:], adjoints[:-1], strict=True)
         ]
-        biases = [a.sum(0) for a in adjoints] if self.biases else []
+        biases = self._bias_gradients(*adjoints)
         if self.tied:
             for layer, more in enumerate(feedback, start=1):
                 weights[layer] += more
@@ -274,13 +310,14 @@ class SmallChanges:
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """The current of a layer's change."""
+        addmm = torch.baddbmm if self.network.stacked else torch.addmm
         total = torch.zeros_like(states[layer])
         if layer > 0:
-            weight = self.network.weights[layer].t()
-            total = torch.addmm(total, states[layer - 1], weight, alpha=self.up[layer - 1])
+            weight = self.network.weights[layer].mT
+            total = addmm(total, states[layer - 1], weight, alpha=self.up[layer - 1])
         if layer + 1 < len(self.slopes):
             back = self.network.feedback[layer]
-            total = torch.addmm(total, states[layer + 1], back, alpha=self.down[layer])
+            total = addmm(total, states[layer + 1], back, alpha=self.down[layer])
         return total if out is None else out.copy_(total)
 
     def prepared(self, layer: int) -> Current:

@@ -12,6 +12,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.networks.activations import Activation
 from continual_ep.networks.clamped import Slope
 from continual_ep.networks.connections import Connection, Gates, Weights, per_sample
+from continual_ep.relaxation.products import operands
 from continual_ep.relaxation.settle import Current
 
 if TYPE_CHECKING:
@@ -111,16 +112,26 @@ class ClampedGraph:
             self._known[place] = known
         return known[2:]
 
+    @property
+    def drives(self) -> list[Tensor]:
+        """See :class:`~continual_ep.learning.rule.Teachable`; by layer, lowest first."""
+        return [self.drive[layer] for layer in sorted(self.drive)]
+
+    @property
+    def batch_dim(self) -> int:
+        """The dimension that counts samples."""
+        return 0
+
     def repeated(self, times: int) -> "ClampedGraph":
         drive = {layer: torch.cat([value] * times) for layer, value in self.drive.items()}
         return replace(self, drive=drive)
 
     def contrast(
-        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: float
+        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: Tensor | float
     ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.learning.rule.Teachable`; both states stand below each other."""
-        signs = self.x.new_full((2 * len(self.x),), strength)
-        signs[len(self.x) :] = -strength
+        signs = strength * self.x.new_ones(2 * len(self.x))
+        signs[len(self.x) :].neg_()
         both = [torch.cat(pair) for pair in zip(first, second, strict=True)]
         # The same presynaptic side: the difference suffices.
         differences = [a - b for a, b in zip(first, second, strict=True)]
@@ -256,7 +267,15 @@ class ClampedGraph:
         return torch.zeros_like(leaf) if found is None else found
 
     def prepared(self, layer: int) -> Current:
-        return partial(self.current, layer)
+        products = self.network.relaxation.products
+        if products == "float32":
+            return partial(self.current, layer)
+        low = replace(self, tensors=[tuple(operands(products, own)) for own in self.tensors])
+
+        def current(states: Sequence[Tensor], out: Tensor) -> Tensor:
+            return low.current(layer, operands(products, states), out)
+
+        return current
 
     def blame(self) -> str | None:
         """Whether the input or a parameter is not finite, and which."""

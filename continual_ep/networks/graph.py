@@ -150,17 +150,25 @@ class RecurrentNetwork(RecurrentModule):
         return total
 
     def checked_input(self, x: Tensor) -> Tensor:
-        checked_values(x, math.prod(self.shapes[0]))
+        checked_values(x, math.prod(self.shapes[0]), finite=not self.relaxation.captured)
         return x.reshape(len(x), *self.shapes[0])
 
-    def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> ClampedGraph:
+    def clamp(
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor] | None = None,
+        *,
+        drives: Sequence[Tensor] = (),
+    ) -> ClampedGraph:
         """The network with its input clamped; ``parameters`` None for no graph through them."""
         if parameters is None:
             with torch.no_grad():
                 tensors = [connection.tensors() for connection in self._connections()]
         else:
             tensors = [connection.tensors() for connection in self._connections()]
-        return ClampedGraph(x, self, tensors)
+        driven = sorted({link.target for link in self.links if link.source == 0})
+        known = dict(zip(driven, drives, strict=True)) if drives else {}
+        return ClampedGraph(x, self, tensors, known)
 
     def _connections(self) -> list[Connection]:
         return [link.connection for link in self.links]

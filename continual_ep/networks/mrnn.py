@@ -23,7 +23,7 @@ from continual_ep.networks.activations import Activation, Identity, activation_n
 from continual_ep.networks.clamped import ClampedLayers
 from continual_ep.networks.layered import (
     LayeredNetwork,
-    flat_input,
+    checked_values,
     initial_weight,
     per_layer,
     validated_sizes,
@@ -130,11 +130,14 @@ class MRNN(RecurrentModule, LayeredNetwork):
         depth = len(self.activations)
         return [*[*self.weights][:depth], *[*self.biases][:depth], *self.feedback_weights]
 
-    def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> ClampedLayers:
-        """The network with its input clamped to ``x``, shape ``(batch, sizes[0])``.
-
-        :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
-        """
+    def clamp(
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor] | None = None,
+        *,
+        drives: Sequence[Tensor] = (),
+    ) -> ClampedLayers:
+        """The network with its input clamped to ``x``, shape ``(batch, sizes[0])``."""
         if parameters is None:
             parameters = [parameter.detach() for parameter in self.dynamical_parameters]
         depth = len(self.activations)
@@ -147,8 +150,10 @@ class MRNN(RecurrentModule, LayeredNetwork):
             biases,
             weights[1:] if tied else feedback,
             self.activations,
+            drives[0] if drives else None,
             time_steps=self.time_steps,
             scales=self.feedback_scales,
+            products=self.relaxation.products,
         )
 
     @property
@@ -164,7 +169,8 @@ class MRNN(RecurrentModule, LayeredNetwork):
         return self.feedback == "tied" and all(scale == 1.0 for scale in self.feedback_scales)
 
     def checked_input(self, x: Tensor) -> Tensor:
-        return flat_input(x, self.sizes[0])
+        checked_values(x, self.sizes[0], finite=not self.relaxation.captured)
+        return x.flatten(1)
 
     @property
     def readout_parameters(self) -> tuple[Tensor, Tensor | None] | None:

@@ -1,5 +1,6 @@
 """What all networks share that settle: a learning rule, a free phase, a readout, and statistics of both."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, warn_user
+from continual_ep.errors import ConfigurationError, DivergenceError, warn_user
+from continual_ep.learning.captured import WATCH_EVERY, Recordings
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.activations import Activation
 from continual_ep.relaxation import Relaxation, Settled, settle
+from continual_ep.relaxation.warm_start import Equilibria
 
 #: Without a tolerance, a free phase whose units still move by more than this per step is reported.
 UNSETTLED = 0.05
@@ -45,8 +48,14 @@ class RecurrentModule(nn.Module):
 
     def __init__(self, learning: RecurrentRule) -> None:
         super().__init__()
-        self.settling: Settling | None = None
+        self._settling: Settling | None = None
         self._warned: set[str] = set()
+        #: Where free phases ended before, for warm starts.
+        self.equilibria = Equilibria()
+        #: Phases recorded for replay.
+        self.recordings = Recordings()
+        self._change: tuple[Tensor, int] | None = None
+        self._unwatched = 0
         self.learning = learning
 
     @property
@@ -72,10 +81,17 @@ class RecurrentModule(nn.Module):
         """The parameters of the layers that take part in the dynamics."""
 
     @abstractmethod
-    def clamp(self, x: Tensor, parameters: Sequence[Tensor] | None = None) -> Any:
+    def clamp(
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor] | None = None,
+        *,
+        drives: Sequence[Tensor] = (),
+    ) -> Any:
         """The network with its input clamped, see :class:`~continual_ep.relaxation.settle.Clamped`.
 
         :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
+        :param drives: ``drives`` of an earlier clamp of the same input, if they are known.
         """
 
     @abstractmethod
@@ -139,11 +155,49 @@ class RecurrentModule(nn.Module):
 
     # -- what is said of it ------------------------------------------------------------------------
 
+    @property
+    def settling(self) -> Settling | None:
+        """Statistics of the last free phase; None before the first.
+
+        :raises DivergenceError: when a recorded phase has left the finite numbers.
+        """
+        if self._change is not None:
+            (change, steps), self._change = self._change, None
+            self._unwatched = 0
+            residual = float(change)
+            if not residual < math.inf:
+                raise DivergenceError(
+                    f"a recorded phase left the finite numbers within the last {WATCH_EVERY} batches: look "
+                    "at the input, lower dt, beta, the learning rate or the weights' gain; with "
+                    "relaxation.captured=False the step is named"
+                )
+            self.note_settling(Settled([], steps, residual), None)
+        return self._settling
+
+    @settling.setter
+    def settling(self, settling: Settling | None) -> None:
+        self._settling = settling
+
+    def note_change(self, change: Tensor, steps: int) -> None:
+        """Keep what a recorded phase says of itself; it is looked at now and then."""
+        if self._change is not None:
+            # NaN wins over every number.
+            change = torch.maximum(change, self._change[0])
+        self._change = (change.clone(), steps)
+        self._unwatched += 1
+        if self._unwatched >= WATCH_EVERY:
+            _ = self.settling
+
+    def train(self, mode: bool = True) -> "RecurrentModule":
+        """See :meth:`torch.nn.Module.train`; warm starts are forgotten."""
+        self.equilibria.forget()
+        return super().train(mode)
+
     def note_settling(self, settled: Settled, tolerance: float | None) -> None:
         """Keep the statistics of a free phase; warn once in the life of this network."""
         limit = UNSETTLED if tolerance is None else tolerance
-        self.settling = Settling(settled.steps, settled.residual, settled.residual <= limit)
-        if not self.settling.settled:
+        self._settling = Settling(settled.steps, settled.residual, settled.residual <= limit)
+        if not self._settling.settled:
             self.warn_once(
                 f"the free phase did not settle: after {settled.steps} steps a unit still moved by "
                 f"{settled.residual:.2g} per step (limit {limit:g}). Give more free_steps, or lower dt, "

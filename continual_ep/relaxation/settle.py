@@ -17,6 +17,7 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, DivergenceError
 from continual_ep.relaxation.orders import Groups, update_groups
+from continual_ep.relaxation.products import PRODUCTS, tensor_cores
 
 if TYPE_CHECKING:
     from continual_ep.networks.activations import Activation
@@ -55,20 +56,41 @@ class Clamped(Protocol):
         """A time step for each unit, one tensor per layer; None where one ``dt`` serves all."""
 
 
+#: Where a free phase starts, beside at rest.
+WARM_STARTS = ("never", "batch", "sample")
+
+
 @dataclass(frozen=True)
 class Relaxation:
     """How a network settles.
 
     :param order: ``"synchronous"``, ``"red-black"`` or ``"sweep"``, see :mod:`.orders`.
     :param dt: the Euler step in units of the membrane time constant, in (0, 1]; 1 is the discrete map.
-    :raises ConfigurationError: for an unknown order or a ``dt`` outside (0, 1].
+    :param products: ``"float32"``, or fewer bits in the products while the network settles, the sums and the
+        states being float32: ``"tf32"`` or ``"bfloat16"``. See :mod:`.products`.
+    :param warm_start: where a free phase in training starts: ``"never"`` but at rest, at the equilibrium of
+        the last ``"batch"``, or at that which each ``"sample"`` had when it was seen last. Pays with a
+        tolerance. Calls of ``train()`` and ``eval()`` forget.
+    :param captured: record the free phase and the second phase once as CUDA graphs and replay them, see
+        :mod:`continual_ep.learning.captured`.
+    :raises ConfigurationError: for an unknown choice or a ``dt`` outside (0, 1].
     """
 
     order: str = "red-black"
     dt: float = 1.0
+    products: str = "float32"
+    warm_start: str = "never"
+    captured: bool = False
 
     def __post_init__(self) -> None:
         update_groups(self.order, 1)
+        for name, allowed in (("products", PRODUCTS), ("warm_start", WARM_STARTS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError(
+                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
+        if self.captured and self.warm_start != "never":
+            raise ConfigurationError("a captured phase starts at rest: use warm_start='never'")
         if not 0.0 < self.dt <= 1.0:
             raise ConfigurationError(
                 f"dt is {self.dt}; it must lie in (0, 1], 1 being the discrete map"
@@ -83,12 +105,14 @@ class Settled:
     :param steps: the number of steps taken.
     :param residual: the largest change of any unit in the last step, in units of the state.
     :param trace: the states after every step, if a trace was asked for.
+    :param change: the residual where it has not been brought to the host; else None.
     """
 
     states: list[Tensor]
     steps: int
     residual: float
     trace: list[list[Tensor]] = field(default_factory=list)
+    change: Tensor | None = None
 
 
 def step(
@@ -170,6 +194,7 @@ def settle(
     nudge: Nudge | None = None,
     trace: bool = False,
     phase: str = "free phase",
+    watched: bool = True,
 ) -> Settled:
     """Let a clamped network settle.
 
@@ -182,6 +207,8 @@ def settle(
     :param nudge: a nudge of the output layer; with one, orders begin at the output.
     :param trace: keep the states after every step.
     :param phase: the name of the phase, for messages.
+    :param watched: look for divergence; without, nothing of a phase of fixed length is brought to the host,
+        and ``residual`` is NaN.
     :returns: the states reached, with statistics.
     :raises DivergenceError: when a state becomes NaN or infinite.
     """
@@ -196,12 +223,16 @@ def settle(
     taken = 0
     while taken < steps:
         taken += 1
-        due = taken == steps or (tolerance is not None and taken % CHECK_EVERY == 0)
+        look = watched and tolerance is not None and taken % CHECK_EVERY == 0
+        due = taken == steps or look
         # A step of full length leaves the states before it in the buffers.
         kept = [state.clone() for state in states] if due and paced else buffers
-        _step_in_place(updates, states, buffers)
+        with tensor_cores(relaxation.products, states[0].device):
+            _step_in_place(updates, states, buffers)
         if trace:
             history.append([state.clone() for state in states])
+        if due and not watched:
+            break
         if due:
             residual = largest_change(kept, states)
             if not residual < float("inf"):
@@ -209,23 +240,33 @@ def settle(
                 _raise_divergence(clamped, relaxation.dt, groups, begin, taken, nudge, phase)
             if tolerance is not None and residual <= tolerance:
                 break
+    if not watched:
+        return Settled(states, taken, float("nan"), history, _change(kept, states))
     return Settled(states, taken, residual, history)
 
 
-def side_by_side(states: Sequence[Tensor], times: int) -> list[Tensor]:
-    """The states of ``times`` batches that all begin alike, each in the memory layout that it has."""
+def side_by_side(states: Sequence[Tensor], times: int, dim: int = 0) -> list[Tensor]:
+    """The states of ``times`` batches that all begin alike, each in the memory layout that it has.
+
+    :param dim: the dimension that counts samples.
+    """
     return [
-        torch.cat([state.t()] * times, dim=1).t()
-        if state.dim() == 2 and not state.is_contiguous()
-        else torch.cat([state] * times)
+        torch.cat([state.mT] * times, dim=dim + 1).mT
+        if state.dim() == dim + 2 and not state.is_contiguous()
+        else torch.cat([state] * times, dim=dim)
         for state in states
     ]
 
 
 def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """The largest change of any unit; NaN or infinity if any state is."""
-    changes = [(new - old).abs_().max() for old, new in zip(before, after, strict=True) if len(new)]
-    return float(torch.stack(changes).max()) if changes else 0.0
+    return float(_change(before, after))
+
+
+def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
+    pairs = zip(before, after, strict=True)
+    changes = [(new - old).abs_().max() for old, new in pairs if new.numel()]
+    return torch.stack(changes).max() if changes else torch.zeros(())
 
 
 def _raise_divergence(

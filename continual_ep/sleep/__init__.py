@@ -3,6 +3,7 @@
 from continual_ep.sleep.calibration import layer_gains
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.dreams import ClassDream, Dream, MeanDream, OwnDream
+from continual_ep.sleep.ensembles import sleep_replay_ensemble
 from continual_ep.sleep.layers import Chain, SleepLayer
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.presets import PRESETS, preset_named
@@ -27,4 +28,5 @@ __all__ = [
     "preset_named",
     "sleep_chains",
     "sleep_replay",
+    "sleep_replay_ensemble",
 ]

@@ -1,0 +1,157 @@
+"""Phases recorded once and replayed: the work of a step without the work of asking for it.
+
+A free phase of 60 steps is some hundred small kernels, each asked for by Python. As a CUDA graph they are
+one request, with no word to the host in between. So a phase that is recorded does a fixed number of steps;
+whether it settled, and whether it left the finite numbers, is looked at every :data:`WATCH_EVERY` batches,
+and whenever ``network.settling`` is read.
+
+On the CPU there is nothing to record: the same functions run on the same kept tensors, which is how the tests
+see this path. Not yet measured on a GPU.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from continual_ep.relaxation import settle
+
+if TYPE_CHECKING:
+    from continual_ep.learning.rule import Nudging, SecondPhaseRule
+    from continual_ep.networks.recurrent import RecurrentModule
+
+#: Batches between two looks at what the phases reported.
+WATCH_EVERY = 64
+
+#: Recordings kept for a network: shapes of batches, in training and in evaluation.
+KEPT = 4
+
+#: Calls before a recording, in which libraries choose their algorithms.
+WARM_UP = 3
+
+TensorFunction = Callable[..., Sequence[Tensor]]
+
+
+class Recording:
+    """A function of tensors whose work never changes.
+
+    :param function: reads its arguments, and tensors that stay where they are; returns new tensors.
+    :param examples: arguments of the shapes to come.
+    """
+
+    def __init__(self, function: TensorFunction, examples: Sequence[Tensor]) -> None:
+        self._function = function
+        self._inputs = [example.detach().clone() for example in examples]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if self._inputs[0].is_cuda:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    function(*self._inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self.outputs = list(function(*self._inputs))
+        else:
+            self.outputs = list(function(*self._inputs))
+
+    def __call__(self, *arguments: Tensor) -> list[Tensor]:
+        """The results, in tensors that the next call overwrites."""
+        for own, given in zip(self._inputs, arguments, strict=True):
+            own.copy_(given)
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            for own, found in zip(self.outputs, self._function(*self._inputs), strict=True):
+                own.copy_(found)
+        return self.outputs
+
+
+class RecordedPhases:
+    """The free phase of a network for one shape of batch, and its second phases.
+
+    :param x: a batch.
+    """
+
+    def __init__(self, network: "RecurrentModule", rule: "SecondPhaseRule", x: Tensor) -> None:
+        self._network, self._rule = network, rule
+        self._depth = len(network.activations)
+        #: Counts free phases: a second phase belongs to the last one, or is too late.
+        self.number = 0
+        self._free = Recording(self._settled, [x])
+        self._second: dict[tuple[bool, type | None], Recording] = {}
+
+    def _settled(self, x: Tensor) -> list[Tensor]:
+        clamped = self._network.clamp(x)
+        found = settle(
+            clamped, self._network.relaxation, steps=self._rule.free_steps, watched=False
+        )
+        assert found.change is not None
+        return [found.change, x.clone(), *found.states, *clamped.drives]
+
+    def free_phase(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """States, which the next call overwrites, and how much any unit still moved."""
+        self.number += 1
+        change, _, *rest = self._free(x)
+        return rest[: self._depth], change
+
+    def gradients(
+        self, nudging: "Nudging", output_gradient: Tensor, *, wants_input: bool
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """What the rule makes of the last free phase; in tensors that are the caller's."""
+        followed = nudging.followed()
+        kind = (wants_input, type(followed[0]) if followed else None)
+        arguments = [output_gradient] if followed is None else [output_gradient, followed[1]]
+        if kind not in self._second:
+            function = self._second_phase(nudging, wants_input=wants_input)
+            self._second[kind] = Recording(function, arguments)
+        found = [gradient.clone() for gradient in self._second[kind](*arguments)]
+        return (found[:-1], found[-1]) if wants_input else (found, None)
+
+    def _second_phase(self, nudging: "Nudging", *, wants_input: bool) -> TensorFunction:
+        from continual_ep.learning.rule import FreePhase, Nudging
+
+        followed = nudging.followed()
+        loss = followed[0] if followed else None
+        _, x, *rest = self._free.outputs
+        states, drives = rest[: self._depth], rest[self._depth :]
+
+        def second_phase(output_gradient: Tensor, weights: Tensor | None = None) -> list[Tensor]:
+            told = [(loss, weights)] if loss is not None and weights is not None else []
+            clamped = self._network.clamp(x, drives=drives)
+            clamped.wants_input = wants_input
+            phase = FreePhase(
+                self._network, clamped, states, Nudging(told, nudging.readout), watched=False
+            )
+            gradients, input_gradient = self._rule.gradients(phase, output_gradient)
+            return gradients if input_gradient is None else [*gradients, input_gradient]
+
+        return second_phase
+
+
+class Recordings:
+    """Those of one network; made anew when its parameters move, or its rule or its dynamics change."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[object, ...], RecordedPhases] = {}
+        self._made_for: tuple[object, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Recordings":
+        """None: a copy of a network has parameters elsewhere."""
+        return Recordings()
+
+    def of(self, network: "RecurrentModule", rule: "SecondPhaseRule", x: Tensor) -> RecordedPhases:
+        """The recording for batches like this one."""
+        places = tuple(p.data_ptr() for p in network.parameters())
+        made_for = (rule, network.relaxation, places)
+        if made_for != self._made_for:
+            self._kept.clear()
+            self._made_for = made_for
+        key = (x.shape, x.dtype, x.device)
+        if key not in self._kept:
+            if len(self._kept) == KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = RecordedPhases(network, rule, x)
+        return self._kept[key]

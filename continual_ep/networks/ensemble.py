@@ -1,0 +1,192 @@
+"""Several networks of one architecture as one: every product is a stack of products."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.networks.clamped import ClampedLayers
+from continual_ep.networks.layered import checked_values
+from continual_ep.networks.mrnn import MRNN
+from continual_ep.networks.recurrent import RecurrentModule
+
+
+class Ensemble(RecurrentModule):
+    r"""Networks that differ in their weights alone (seeds), trained side by side.
+
+    ``ensemble(x)`` is ``(members, batch, classes)``; our losses then add up the members' own, so that each
+    learns as if it were alone. A GPU that one small network leaves idle trains many in nearly the same
+    time.
+
+    >>> members = [MRNN([4, 8, 3], generator=torch.Generator().manual_seed(s)) for s in range(5)]
+    >>> ensemble = Ensemble(members)
+    >>> ensemble(torch.rand(2, 4)).shape
+    torch.Size([5, 2, 3])
+
+    :param members: networks alike in everything but their parameters; they are copied.
+    :raises ConfigurationError: no members, or members that differ in more than their parameters.
+
+    What may differ from member to member: weights, samples, learning rate
+    (:class:`~continual_ep.learning.EnsembleSGD`), ``beta`` (a tuple), and how they sleep
+    (:func:`~continual_ep.sleep.sleep_replay_ensemble`).
+    """
+
+    def __init__(self, members: Sequence[MRNN]) -> None:
+        if not members:
+            raise ConfigurationError("an ensemble needs at least one member")
+        if not all(isinstance(member, MRNN) for member in members):
+            raise ConfigurationError("the members of an ensemble are MRNNs")
+        first = members[0]
+        super().__init__(first.learning)
+        for number, member in enumerate(members):
+            if _kind(member) != _kind(first):
+                raise ConfigurationError(
+                    f"member {number} differs from the first in more than its weights: {member.extra_repr()} "
+                    f"against {first.extra_repr()}"
+                )
+        self.count = len(members)
+        self.relaxation, self.activations = first.relaxation, first.activations
+        if self.relaxation.warm_start == "sample":
+            raise ConfigurationError(
+                "an ensemble cannot start warm by sample: use 'batch' or 'never'"
+            )
+        self.sizes = first.sizes
+        self._template = [copy.deepcopy(first)]  # in a list, so that it is no part of this module
+        names = [name for name, _ in first.named_parameters()]
+        self.parameters_by_name = nn.ParameterDict()
+        for name in names:
+            each = [dict(member.named_parameters())[name].detach() for member in members]
+            # Biases have a dimension of one where samples are counted.
+            stacked = torch.stack(each) if each[0].dim() == 2 else torch.stack(each).unsqueeze(1)
+            learned = dict(first.named_parameters())[name].requires_grad
+            self.parameters_by_name[_key(name)] = nn.Parameter(stacked, requires_grad=learned)
+        for name, _ in first.named_buffers():
+            each = [dict(member.named_buffers())[name] for member in members]
+            self.register_buffer(name, torch.stack(each).unsqueeze(1))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _stacked(self, kind: str) -> list[nn.Parameter]:
+        found = [name for name, _ in self._template[0].named_parameters() if name.startswith(kind)]
+        return [self.parameters_by_name[_key(name)] for name in found]
+
+    @property
+    def dynamical_parameters(self) -> list[nn.Parameter]:
+        depth = len(self.activations)
+        weights, biases = self._stacked("weights.")[:depth], self._stacked("biases.")[:depth]
+        return [*weights, *biases, *self._stacked("feedback_weights.")]
+
+    def clamp(
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor] | None = None,
+        *,
+        drives: Sequence[Tensor] = (),
+    ) -> ClampedLayers:
+        """The members with their inputs clamped to ``x``, shape ``(members, batch, sizes[0])``."""
+        if parameters is None:
+            parameters = [parameter.detach() for parameter in self.dynamical_parameters]
+        template, depth = self._template[0], len(self.activations)
+        weights, rest = parameters[:depth], parameters[depth:]
+        biases, feedback = (rest[:depth], rest[depth:]) if len(template.biases) else ((), rest)
+        own = [getattr(self, name) for name, _ in template.named_buffers()]
+        return ClampedLayers(
+            x,
+            weights,
+            biases,
+            weights[1:] if template.feedback == "tied" else feedback,
+            self.activations,
+            drives[0] if drives else None,
+            time_steps=own or None,
+            scales=template.feedback_scales,
+            products=self.relaxation.products,
+        )
+
+    def checked_input(self, x: Tensor) -> Tensor:
+        """``x`` as ``(members, batch, sizes[0])``.
+
+        :param x: ``(batch, sizes[0])``, the same for all members, or with a dimension of members in front.
+        :raises InputError: for an input that does not fit.
+        """
+        inputs = self.sizes[0]
+        if x.dim() == 3 and len(x) == self.count and x.shape[-1] == inputs:
+            checked_values(x.flatten(0, 1), inputs, finite=not self.relaxation.captured)
+            return x
+        if x.dim() == 3 and x.shape[-1] == inputs and x.shape[1:].numel() != inputs:
+            raise InputError(
+                f"the input has shape {tuple(x.shape)}, but there are {self.count} members: give "
+                f"({self.count}, batch, {inputs}), or (batch, {inputs}) for all"
+            )
+        checked_values(x, inputs, finite=not self.relaxation.captured)
+        return x.flatten(1).expand(self.count, -1, -1)
+
+    @property
+    def readout_parameters(self) -> tuple[Tensor, Tensor | None] | None:
+        if self._template[0].readout != "softmax":
+            return None
+        biases = self._stacked("biases.")
+        return self._stacked("weights.")[-1], biases[-1] if biases else None
+
+    def read(self, state: Tensor) -> Tensor:
+        outside = self.readout_parameters
+        if outside is None:
+            return state
+        logits = state @ outside[0].mT
+        return logits if outside[1] is None else logits + outside[1]
+
+    def member(self, number: int) -> MRNN:
+        """One of the members, sharing its parameters with the ensemble: what changes here changes there.
+
+        :raises ConfigurationError: for a member that is not there.
+        """
+        if not 0 <= number < self.count:
+            raise ConfigurationError(f"there is no member {number}: they are 0 to {self.count - 1}")
+        network = copy.deepcopy(self._template[0])
+        network.learning = self.learning
+        network.train(self.training)
+        owners = {name: _owner(network, name) for name, _ in network.named_parameters()}
+        for name, (owner, key) in owners.items():
+            stacked = self.parameters_by_name[_key(name)]
+            own = stacked.detach()[number]
+            own = own if own.dim() == 2 and "weights" in name else own.squeeze(0)
+            owner.register_parameter(key, nn.Parameter(own, stacked.requires_grad))
+        for name, _ in network.named_buffers():
+            network.register_buffer(name, getattr(self, name)[number].squeeze(0))
+        return network
+
+    @property
+    def members(self) -> list[MRNN]:
+        """All members, see :meth:`member`."""
+        return [self.member(number) for number in range(self.count)]
+
+    def extra_repr(self) -> str:
+        return f"{self.count} members, {self._template[0].extra_repr()}"
+
+
+def _key(name: str) -> str:
+    """A parameter's name as a key: a dot would be taken for a path."""
+    return name.replace(".", "_")
+
+
+def _owner(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, key = name.rpartition(".")
+    return network.get_submodule(path), key
+
+
+def _kind(network: MRNN) -> tuple[object, ...]:
+    """Everything that members must have in common."""
+    return (
+        network.sizes,
+        network.activation,
+        network.readout,
+        network.feedback,
+        tuple(network.feedback_scales),
+        len(network.biases),
+        network.relaxation,
+        network.learning,
+        [name for name, _ in network.named_buffers()],
+        [(p.dtype, p.device, p.requires_grad) for p in network.parameters()],
+    )
