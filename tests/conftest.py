@@ -1,7 +1,13 @@
 """Every test starts from the same random state and on one thread, so that none depends on another."""
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Read when Triton is imported: its kernels then run on the CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What makes things fast and must not change what comes out: recordings, ensembles, warm starts, fewer bits."""
+"""What makes things fast and changes nothing: recordings, ensembles, warm starts, fewer bits."""
 
 import copy
 from dataclasses import replace

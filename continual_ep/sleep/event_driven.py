@@ -36,8 +36,8 @@ class Events(NamedTuple):
         return counts
 
 
-def can_sleep_layer_by_layer(chain: "SleepingChain", parameters: SleepParameters) -> bool:
-    """Whether nothing but the layer below reaches a layer, and Numba is there.
+def knows_only_below(chain: "SleepingChain", parameters: SleepParameters) -> bool:
+    """Whether nothing but the layer below reaches a layer.
 
     A night that ends when all are quiet has to look at all layers at every step, too.
     """
@@ -45,8 +45,12 @@ def can_sleep_layer_by_layer(chain: "SleepingChain", parameters: SleepParameters
         not parameters.feedback
         and parameters.quiet_steps is None
         and all(isinstance(s, DenseSleeper) and not s.relays for s in chain.sleepers)
-        and importlib.util.find_spec("numba") is not None
     )
+
+
+def can_sleep_layer_by_layer(chain: "SleepingChain", parameters: SleepParameters) -> bool:
+    """Whether nothing but the layer below reaches a layer, and Numba is there."""
+    return knows_only_below(chain, parameters) and importlib.util.find_spec("numba") is not None
 
 
 def sleep_layer_by_layer(

@@ -19,6 +19,7 @@ from continual_ep.sleep.event_driven import (
     can_sleep_layer_by_layer,
     sleep_layer_by_layer,
 )
+from continual_ep.sleep.gpu_night import can_sleep_on_device, sleep_on_device
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.sleepers import Signal, Sleeper, relayed, spikes_at
 
@@ -86,12 +87,19 @@ class SleepingChain:
 
 
 def sleep_through(
-    chains: Sequence[SleepingChain], parameters: SleepParameters, steps: int
+    chains: Sequence[SleepingChain],
+    parameters: SleepParameters,
+    steps: int,
+    device: torch.device | str = "cpu",
 ) -> SleepDiary:
     """Sleep for ``steps`` steps, or until nobody has fired for ``parameters.quiet_steps`` steps.
 
     The weights of the chains' sleepers change; nothing else does.
+
+    :param device: of the network; nights that a GPU knows how to sleep are slept there.
     """
+    if len(chains) == 1 and can_sleep_on_device(chains, [parameters], device):
+        return sleep_together(chains, [parameters], steps, device)[0]
     before = [sleeper.weight().copy() for chain in chains for sleeper in chain.sleepers]
     counts = np.zeros((steps, 1 + len(before)), np.int32)
     slept = steps
@@ -105,6 +113,21 @@ def sleep_through(
     else:
         slept = _sleep_step_by_step(chains, parameters, counts)
     return _diary(chains, parameters, counts[:slept].copy(), before, steps)
+
+
+def sleep_together(
+    chains: Sequence[SleepingChain],
+    parameters: Sequence[SleepParameters],
+    steps: int,
+    device: torch.device | str,
+) -> list[SleepDiary]:
+    """The nights of several networks of one shape on a GPU, each a chain with parameters of its own."""
+    before = [[sleeper.weight().copy() for sleeper in chain.sleepers] for chain in chains]
+    counted = sleep_on_device(chains, parameters, steps, device)
+    return [
+        _diary([chain], own, np.stack(counts, axis=1).astype(np.int32), old, steps)
+        for chain, own, counts, old in zip(chains, parameters, counted, before, strict=True)
+    ]
 
 
 def _sleep_step_by_step(

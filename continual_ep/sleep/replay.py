@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,72 @@ def sleep_replay(
     :raises ConfigurationError: when the model has no layer that can sleep, or a constant misfits.
     :raises InputError: for a mean input with NaN or infinite values.
     """
-    parameters = parameters or SleepParameters()
+    asleep = model_asleep(
+        model,
+        mean_input,
+        parameters or SleepParameters(),
+        seed=seed,
+        night=night,
+        exclude=exclude,
+        activity_maxima=activity_maxima,
+    )
+    return asleep.sleep()
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """Chains of a model that have fallen asleep.
+
+    :param chains: of the model; :param sleeping: the same, asleep.
+    :param steps: of the night to come.
+    :param plastic: names of the layers that change.
+    """
+
+    chains: Sequence[Chain]
+    sleeping: list[SleepingChain]
+    parameters: SleepParameters
+    steps: int
+    plastic: frozenset[str]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are when awake."""
+        return self.chains[0].layers[0].weight.device
+
+    def sleep(self) -> SleepDiary:
+        """The whole night, and waking up."""
+        diary = sleep_through(self.sleeping, self.parameters, self.steps, self.device)
+        self.wake_up()
+        return diary
+
+    def wake_up(self) -> None:
+        """Write the changed weights back; frozen and excluded ones are not even rewritten."""
+        with torch.no_grad():
+            for chain, asleep in zip(self.chains, self.sleeping, strict=True):
+                for layer, changed in zip(chain.layers, asleep.sleepers, strict=True):
+                    if layer.name in self.plastic:
+                        weight = torch.from_numpy(np.ascontiguousarray(changed.weight()))
+                        layer.weight.copy_(weight)
+            output = self.chains[-1].layers[-1]
+            if (
+                self.parameters.biases == "zero-output"
+                and output.bias is not None
+                and output.name in self.plastic
+            ):
+                output.bias.zero_()
+
+
+def model_asleep(
+    model: nn.Module,
+    mean_input: Tensor,
+    parameters: SleepParameters,
+    *,
+    seed: int,
+    night: int,
+    exclude: Sequence[str] = (),
+    activity_maxima: Sequence[float] | None = None,
+) -> Asleep:
+    """A model that has fallen asleep, see :func:`sleep_replay`."""
     parameter = next(model.parameters(), mean_input)
     example = mean_input.to(parameter.device, parameter.dtype).expand(2, *mean_input.shape)
     chains, unknown = find_chains(model, example)
@@ -64,7 +130,7 @@ def sleep_replay(
             "SleepReplay plugin, which gathers their statistics"
         )
     dream = masked(MeanDream(mean_input.flatten()), tuple(mean_input.shape), parameters)
-    return sleep_chains(
+    return chains_asleep(
         chains,
         [dream],
         parameters,
@@ -91,6 +157,28 @@ def sleep_chains(
     :param activity_maxima: by chain and layer, for published gains.
     :raises InputError: when the published gains are asked for without ``activity_maxima``.
     """
+    return chains_asleep(
+        chains,
+        dreams,
+        parameters,
+        steps=steps,
+        plastic=plastic,
+        generators=generators,
+        activity_maxima=activity_maxima,
+    ).sleep()
+
+
+def chains_asleep(
+    chains: Sequence[Chain],
+    dreams: Sequence[Dream],
+    parameters: SleepParameters,
+    *,
+    steps: int,
+    plastic: frozenset[str],
+    generators: Sequence[torch.Generator],
+    activity_maxima: Sequence[Sequence[float]] | None = None,
+) -> Asleep:
+    """Chains that have fallen asleep, see :func:`sleep_chains`."""
     if parameters.gain_scale is not None and activity_maxima is None:
         raise InputError(
             "the published gains need the largest activation of each layer: give activity_maxima"
@@ -111,9 +199,7 @@ def sleep_chains(
                 output=number == len(chains) - 1,
             )
         )
-    diary = sleep_through(sleeping, parameters, steps)
-    _wake_up(chains, sleeping, plastic, parameters)
-    return diary
+    return Asleep(chains, sleeping, parameters, steps, plastic)
 
 
 def _falling_asleep(
@@ -147,28 +233,6 @@ def _falling_asleep(
 
 def _positions(asleep: Sleeper) -> int:
     return asleep.positions if isinstance(asleep, KernelSleeper) else 1
-
-
-def _wake_up(
-    chains: Sequence[Chain],
-    sleeping: Sequence[SleepingChain],
-    plastic: frozenset[str],
-    parameters: SleepParameters,
-) -> None:
-    """Write the changed weights back; frozen and excluded ones are not even rewritten."""
-    with torch.no_grad():
-        for chain, asleep in zip(chains, sleeping, strict=True):
-            for layer, changed in zip(chain.layers, asleep.sleepers, strict=True):
-                if layer.name in plastic:
-                    weight = torch.from_numpy(np.ascontiguousarray(changed.weight()))
-                    layer.weight.copy_(weight)
-        output = chains[-1].layers[-1]
-        if (
-            parameters.biases == "zero-output"
-            and output.bias is not None
-            and output.name in plastic
-        ):
-            output.bias.zero_()
 
 
 def warn_of_biases(chains: Sequence[Chain], parameters: SleepParameters) -> None:
