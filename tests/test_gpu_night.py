@@ -1,6 +1,8 @@
 """The night for GPUs, run by Triton's interpreter: the same spikes and weights as on the CPU."""
 
 import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -120,3 +122,32 @@ def test_a_gpu_dreams_the_same_dream():
     assert torch.equal(same.counts, diary.counts)
     for a, b in zip(found.sleepers, expected.sleepers, strict=True):
         np.testing.assert_array_equal(a.weight(), b.weight())
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from continual_ep.sleep.gpu_night import LANES, TILE
+from continual_ep.sleep.triton_kernels import sleep_units
+
+types = dict.fromkeys(("weight", "mask", "membrane", "constant", "constants"), "*fp32")
+types |= dict.fromkeys(("starts", "active"), "*i64") | dict.fromkeys(("spiking", "spikes"), "*u8")
+types |= dict.fromkeys(("inputs", "units", "steps"), "i32") | {"limits": "*fp64"}
+flags = dict(MASKED=True, CONSTANT=True, PLASTIC=True, LANES=LANES, TILE=TILE)
+signature = {name: types.get(name, "constexpr") for name in sleep_units.arg_names}
+source = ASTSource(fn=sleep_units, signature=signature, constexprs=flags)
+options = {"num_warps": 1, "enable_fp_fusion": False}
+compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+assert "fma.rn.f32" not in compiled.asm["ptx"]  # it would round otherwise than the CPU
+assert len(compiled.asm["cubin"]) > 0
+"""
+
+
+def test_the_kernel_compiles_for_a_gpu_that_is_not_here(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

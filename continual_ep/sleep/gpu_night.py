@@ -27,7 +27,7 @@ Array = NDArray[Any]
 LANES = 32
 
 #: Inputs whose weights onto the units of a program change at once.
-TILE = 64
+TILE = 16
 
 
 def can_sleep_on_device(

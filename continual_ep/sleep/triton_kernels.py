@@ -4,33 +4,31 @@ The arithmetic is that of :mod:`continual_ep.sleep.kernels` in the same order: t
 weights. Not yet measured on a GPU.
 """
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def sleep_units(
-    weight: Any,
-    mask: Any,
-    membrane: Any,
-    constant: Any,
-    starts: Any,
-    active: Any,
-    spiking: Any,
-    spikes: Any,
-    inputs: Any,
-    units: Any,
-    steps: Any,
-    constants: Any,
-    limits: Any,
+def sleep_units(  # type: ignore[no-untyped-def] # Triton reads annotations as types of its own
+    weight,
+    mask,
+    membrane,
+    constant,
+    starts,
+    active,
+    spiking,
+    spikes,
+    inputs,
+    units,
+    steps,
+    constants,
+    limits,
     MASKED: tl.constexpr,
     CONSTANT: tl.constexpr,
     PLASTIC: tl.constexpr,
     LANES: tl.constexpr,
     TILE: tl.constexpr,
-) -> None:
+):
     """All steps of ``LANES`` units of one layer of one network; the second grid axis counts networks.
 
     :param weight: ``(networks, inputs, units)``, changed in place; :param mask: likewise.
