@@ -303,3 +303,19 @@ def test_check_gradients_of_a_network_of_ones_own(
 def test_check_gradients_of_the_twin(command: Any) -> None:
     outcome = command("check-gradients", "--learning", "backprop")
     assert outcome.code == 2 and "nothing to check" in outcome.err
+
+
+def test_a_run_with_recorded_phases_is_the_run_itself(command: Any, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(TINY)
+    tables = []
+    for option in ("false", "true"):
+        out = tmp_path / option
+        done = command("run", str(config), "--out", str(out), "--set", f"network.captured={option}")
+        assert done.code == 0, done.err
+        tables.append((out / "results.csv").read_text())
+    assert tables[0] == tables[1]
+    tolerance = ("--set", "network.captured=true", "--set", "learning.0.tolerance=0.001")
+    done = command("run", str(config), "--out", str(tmp_path / "other"), *tolerance)
+    assert done.code == 2
+    assert "network.captured" in done.err

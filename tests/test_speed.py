@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from continual_ep.errors import ConfigurationError, DivergenceError, InputError
+from continual_ep.experiments.side_by_side import learn_side_by_side
 from continual_ep.learning import (
     BPTT,
     CrossEntropy,
@@ -19,6 +20,7 @@ from continual_ep.networks import MRNN, ConvolutionalRNN, DendriticRNN, Ensemble
 from continual_ep.relaxation import Relaxation, TimeSteps, settle
 from continual_ep.relaxation.products import rounded
 from continual_ep.sleep import SleepParameters, sleep_replay, sleep_replay_ensemble
+from continual_ep.streams import class_incremental
 
 RULE = EquilibriumPropagation(0.2, free_steps=30, nudged_steps=8)
 
@@ -343,3 +345,37 @@ def test_an_unwatched_phase_says_how_much_it_still_moved():
     quiet = settle(clamped, model.relaxation, steps=6, watched=False)
     loud = settle(clamped, model.relaxation, steps=6)
     assert float(quiet.change) == loud.residual
+
+
+@pytest.mark.parametrize("options", [{"products": "tf32"}, {"warm_start": "batch"}])
+def test_bptt_refuses_what_it_would_not_do(options):
+    model = network(learning=BPTT(free_steps=5))
+    model.relaxation = replace(model.relaxation, **options)
+    with pytest.raises(ConfigurationError, match="BPTT"):
+        model(batch()[0])
+
+
+# -- whole streams -----------------------------------------------------------------------------------
+
+
+def digits_ensemble(seeds):
+    rule = EquilibriumPropagation(0.2, free_steps=12, nudged_steps=4)
+    return Ensemble([network((64, 30, 10), seed=seed, gain=0.45, learning=rule) for seed in seeds])
+
+
+def test_seeds_side_by_side_are_seeds_one_by_one():
+    stream = class_incremental("digits", 5, per_class=30)
+    night = SleepParameters(steps=200)
+    options = {"learning_rates": 0.2, "batch_size": 10, "epochs": 8, "sleep": night}
+    ensemble = digits_ensemble([0, 1])
+    records = learn_side_by_side(ensemble, stream, seeds=[0, 1], **options)
+    for seed, record in enumerate(records):
+        own = digits_ensemble([seed])
+        (alone,) = learn_side_by_side(own, stream, seeds=[seed], **options)
+        assert abs(record.awake - alone.awake).max() < 0.02
+        assert record.trained == alone.trained == [0, 1, 2, 3, 4]
+        assert record.awake[0, 0] > 0.9  # it does learn
+        assert any(record.slept) and (record.asleep != record.awake).any()
+        assert record.summary()["average_accuracy"] > 0.1
+    with pytest.raises(ConfigurationError, match="1 seeds"):
+        learn_side_by_side(ensemble, stream, seeds=[0])

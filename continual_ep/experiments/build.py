@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from continual_ep.networks import (
     ConvolutionalRNN,
     DendriticRNN,
     FeedbackRegulatedRNN,
+    RecurrentModule,
     RecurrentNetwork,
 )
 from continual_ep.plugins import AwakeRehearsal, BatchFeed, SleepReplay
@@ -125,6 +127,27 @@ def build_network(
     :param image_shape: ``(h, w)`` or ``(c, h, w)``, for convolutions.
     :raises ConfigurationError: convolutions of what is no image.
     """
+    built = _network_as_wired(network, learning, inputs, outputs, generator, image_shape)
+    if isinstance(built, RecurrentModule):
+        # Set afterwards: they are about how the network settles, not about what it is.
+        chosen = network.model_dump(include={"products", "warm_start", "captured"})
+        built.relaxation = replace(built.relaxation, **chosen)
+        if built.relaxation.captured and not built.learning.capturable:
+            raise ConfigurationError(
+                f"network.captured records phases of fixed length: {learning.rule} with these options has "
+                "none (equilibrium-propagation without tolerance and adaptation has)"
+            )
+    return built
+
+
+def _network_as_wired(
+    network: NetworkOptions,
+    learning: LearningOptions,
+    inputs: int,
+    outputs: int,
+    generator: torch.Generator,
+    image_shape: tuple[int, ...] | None,
+) -> RecurrentNetwork | MRNN | MLP:
     own = set(type(learning).model_fields) - {"rule", "label", "learning_rates"}
     rule = LEARNING_RULES[learning.rule](**learning.model_dump(include=own))
     sizes = [inputs, *network.hidden, outputs]

@@ -242,6 +242,16 @@ class NetworkOptions(Options):
     time_steps: TimeStepOptions | None = Field(
         default=None, description="one time step for each unit instead of dt; null: dt"
     )
+    products: Literal["float32", "tf32", "bfloat16"] = Field(
+        default="float32", description="bits of products while settling; not of an mlp"
+    )
+    warm_start: Literal["never", "batch", "sample"] = Field(
+        default="never",
+        description="settle from the equilibrium of the last batch, or of each sample; not of an mlp",
+    )
+    captured: bool = Field(
+        default=False, description="record the phases of a step (CUDA graphs); not of an mlp"
+    )
     dropout: Fraction = Field(
         default=0.0, description="probability of silencing a hidden unit; mlp only"
     )
@@ -255,7 +265,10 @@ class NetworkOptions(Options):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> "NetworkOptions":
-        settling = ("feedback", "feedback_scale", "order", "dt", "time_steps")
+        settling = (
+            *("feedback", "feedback_scale", "order", "dt", "time_steps"),
+            *("products", "warm_start", "captured"),
+        )
         forward = ("dropout", "dropout_rescale", "init")
         own = {
             "dendrites": "dendritic",

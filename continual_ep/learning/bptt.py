@@ -44,6 +44,11 @@ class BPTT(RecurrentRule):
                 )
 
     def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
+        if (network.relaxation.products, network.relaxation.warm_start) != ("float32", "never"):
+            raise ConfigurationError(
+                "BPTT differentiates steps that start at rest, with all bits: use products='float32' and "
+                "warm_start='never'"
+            )
         tracked = self.backward_steps or self.free_steps
         if not torch.is_grad_enabled():
             tracked = 1

@@ -151,6 +151,11 @@ class RecurrentRule(ABC):
     free_steps: int
     tolerance: float | None
 
+    @property
+    def capturable(self) -> bool:
+        """Whether its phases always do the same work, so that they can be recorded."""
+        return False
+
     @abstractmethod
     def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
         """The readout at the free equilibrium for a flat input ``(batch, n_0)``, tied to autograd."""
@@ -159,17 +164,7 @@ class RecurrentRule(ABC):
 class SecondPhaseRule(RecurrentRule):
     """A rule that settles without a graph and finds its gradients in a phase of its own."""
 
-    @property
-    def capturable(self) -> bool:
-        """Whether its phases always do the same work, so that they can be recorded."""
-        return False
-
     def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
-        if network.relaxation.captured and not self.capturable:
-            raise ConfigurationError(
-                f"{type(self).__name__} with these options looks at its states while it settles and cannot "
-                "be recorded: use relaxation.captured=False, or EquilibriumPropagation without a tolerance"
-            )
         nudging = Nudging()
         state = _FreePhase.apply(network, self, nudging, x, *network.dynamical_parameters)
         output = network.read(state)

@@ -141,6 +141,11 @@ class RecurrentModule(nn.Module):
         :raises InputError: for an input that does not fit.
         :raises DivergenceError: when a state becomes NaN or infinite.
         """
+        if self.relaxation.captured and not self.learning.capturable:
+            raise ConfigurationError(
+                f"{type(self.learning).__name__} with these options looks at its states while it settles and "
+                "cannot be recorded: use captured=False, or EquilibriumPropagation without a tolerance"
+            )
         x = self.checked_input(x)
         # A contrast of two nearby states needs all the bits there are: autocast would take them.
         with torch.autocast(x.device.type, enabled=False):
