@@ -30,7 +30,7 @@ from continual_ep.learning import (
     SquaredError,
     reference_gradients,
 )
-from continual_ep.networks import MLP, MRNN, DendriticRNN
+from continual_ep.networks import MLP, MRNN, DendriticRNN, Ensemble
 from continual_ep.sleep import SleepParameters, sleep_replay
 from continual_ep.sleep.dreams import MeanDream, input_spikes, masked
 from continual_ep.sleep.reference import falling_asleep, sleep_step
@@ -441,6 +441,164 @@ def lower_bound(diary: Any, shapes: Sequence[tuple[int, ...]], seconds: float) -
     }
 
 
+# ---- many seeds, fewer bits, warm starts ---------------------------------------------------------
+
+
+def ensemble_of(count: int, sizes: Sequence[int], device: str = "cpu") -> Ensemble:
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    rule = replace(RULE, free_steps=12, nudged_steps=4)
+    members = [MRNN(sizes, gain=0.5, learning=rule, generator=g) for g in generators]
+    return Ensemble(members).to(device)
+
+
+def seeds(args: argparse.Namespace) -> Result:
+    """A step of n networks as one, against n steps of one: ``[n, milliseconds, ratio to one]``."""
+    found: Result = {}
+    for sizes in ([64, 30, 10], [784, 256, 10]):
+        x, y = batch_of(sizes[0], 10)
+        network = ensemble_of(1, sizes).member(0)
+        rows = []
+        for count in (1, 2, 4, 8, 16, 32):
+            ensemble = ensemble_of(count, sizes)
+            together, single = in_turn(
+                (lambda: gradients(ensemble, x, y), 5),  # noqa: B023
+                (lambda: gradients(network, x, y), 5),  # noqa: B023
+            )
+            rows.append([count, milliseconds(together), round(together / single, 2)])
+        found["-".join(map(str, sizes))] = rows
+    return found
+
+
+def cosine(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    a, b = (torch.cat([g.double().flatten() for g in each]) for each in (found, exact))
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def fewer_bits(args: argparse.Namespace) -> Result:
+    """What fewer bits in the products do to the gradient of a network that has learnt for one epoch.
+
+    Cosine with the gradient of the same network in float64, by beta.
+    """
+    x, y, *_ = mnist(args.data)
+    generator = torch.Generator().manual_seed(0)
+    network = MRNN([784, 256, 10], gain=0.7, learning=RULE, generator=generator)
+    optimizer = torch.optim.SGD(network.parameter_groups([0.5, 0.2]), lr=0.1)
+    for batch in torch.randperm(len(x), generator=generator).split(BATCH):
+        optimizer.zero_grad()
+        SquaredError()(network(x[batch]), y[batch]).backward()
+        optimizer.step()
+    found: Result = {}
+    batches = [(x[n : n + BATCH], y[n : n + BATCH]) for n in range(0, 10 * BATCH, BATCH)]
+    for beta in (0.02, 0.1, 0.5):
+        network.learning = replace(RULE, beta=beta)
+        row: dict[str, float] = {}
+        for products in ("float32", "tf32", "bfloat16"):
+            network.relaxation = replace(network.relaxation, products=products)
+            exact = copy.deepcopy(network).double()
+            exact.relaxation = replace(network.relaxation, products="float32")
+            each = [
+                cosine(gradients(network, a, b), gradients(exact, a.double(), b))
+                for a, b in batches
+            ]
+            row[products] = round(statistics.median(each), 6)
+        found[f"beta {beta}"] = row
+    return found
+
+
+def warm_start(args: argparse.Namespace) -> Result:
+    """Steps of the free phase and the time of an epoch, with the tolerance, by where it starts.
+
+    Two epochs of 10,000 images each; the second is measured. Accuracy on the test images after it.
+    """
+    x, y, test_x, test_y = mnist(args.data)
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:10_000]
+    x, y = x[chosen], y[chosen]
+    rule = replace(RULE, tolerance=1e-3, nudged_steps=4)
+    found: Result = {}
+    for sizes in ([784, 256, 10], [784, 512, 512, 10]):
+        for kind in ("never", "batch", "sample"):
+            generator = torch.Generator().manual_seed(0)
+            network = MRNN(sizes, gain=0.7, learning=rule, generator=generator)
+            network.relaxation = replace(network.relaxation, warm_start=kind)
+            optimizer = torch.optim.SGD(
+                network.parameter_groups([0.2, 0.1, 0.04][: len(sizes) - 1]), lr=0.1
+            )
+            for _ in range(2):
+                steps, begin = [], time.perf_counter()
+                for batch in torch.randperm(len(x), generator=generator).split(BATCH):
+                    optimizer.zero_grad()
+                    SquaredError()(network(x[batch]), y[batch]).backward()
+                    optimizer.step()
+                    steps.append(network.settling.steps if network.settling else 0)
+                seconds = time.perf_counter() - begin
+            network.eval()
+            found[f"{'-'.join(map(str, sizes))} {kind}"] = {
+                "mean_free_steps": round(statistics.fmean(steps), 1),
+                "epoch_s": round(seconds, 2),
+                "accuracy": accuracy(network, test_x, test_y),
+            }
+    return found
+
+
+# ---- a GPU ---------------------------------------------------------------------------------------
+
+
+def waiting(action: Action) -> Action:
+    """``action``, and the GPU's work to its end."""
+
+    def waited() -> None:
+        action()
+        torch.cuda.synchronize()
+
+    return waited
+
+
+def gpu(args: argparse.Namespace) -> Result:
+    """Recorded phases against eager ones, 32 seeds against one, a night there against one here."""
+    if not torch.cuda.is_available():
+        return {"not measured": "no CUDA device"}
+    found: Result = {}
+    for sizes in ([784, 256, 10], [784, 1024, 1024, 10]):
+        x, y = (part.cuda() for part in batch_of(784, 10))
+        row: Result = {}
+        for products in ("float32", "tf32", "bfloat16"):
+            torch.manual_seed(0)
+            eager = MRNN(sizes, gain=0.5, learning=RULE).cuda()
+            eager.relaxation = replace(eager.relaxation, products=products)
+            recorded = copy.deepcopy(eager)
+            recorded.relaxation = replace(eager.relaxation, captured=True)
+            times = in_turn(
+                (waiting(lambda: gradients(eager, x, y)), 20),  # noqa: B023
+                (waiting(lambda: gradients(recorded, x, y)), 20),  # noqa: B023
+            )
+            with FlopCounterMode(display=False) as counter:
+                gradients(eager, x, y)
+            row[products] = {
+                "eager_ms": milliseconds(times[0]),
+                "recorded_ms": milliseconds(times[1]),
+                "ratio": round(times[0] / times[1], 1),
+                "teraflops": round(counter.get_total_flops() / times[1] / 1e12, 2),
+            }
+        found["-".join(map(str, sizes))] = row
+    one, many = (ensemble_of(count, [784, 256, 10], "cuda") for count in (1, 32))
+    for ensemble in (one, many):
+        ensemble.relaxation = replace(ensemble.relaxation, captured=True)
+    x, y = (part.cuda() for part in batch_of(784, 10))
+    times = in_turn(
+        (waiting(lambda: gradients(one, x, y)), 20), (waiting(lambda: gradients(many, x, y)), 20)
+    )
+    found["32 seeds against one"] = round(times[1] / times[0], 2)
+    model, mean = tired(args.data)
+    there = copy.deepcopy(model).cuda()
+    parameters = SleepParameters(steps=15_000)
+    times = in_turn(
+        (lambda: sleep_replay(copy.deepcopy(model), mean, parameters), 1),
+        (lambda: sleep_replay(copy.deepcopy(there), mean, parameters), 1),
+    )
+    found["night"] = {"cpu_s": round(times[0], 3), "gpu_s": round(times[1], 3)}
+    return found
+
+
 # ---- growth ------------------------------------------------------------------------------------
 
 
@@ -508,6 +666,10 @@ FIGURES: dict[str, Callable[[argparse.Namespace], Result]] = {
     "to-97": to_97,
     "split-mnist": split_mnist,
     "night": night,
+    "seeds": seeds,
+    "fewer-bits": fewer_bits,
+    "warm-start": warm_start,
+    "gpu": gpu,
     "growth": growth,
 }
 

@@ -165,22 +165,23 @@ def _updates(
     return [[update(layer) for layer in group] for group in groups]
 
 
-def _step_in_place(
-    updates: list[list[_Update]], states: list[Tensor], buffers: list[Tensor]
+def _steps_in_place(
+    updates: list[list[_Update]], states: list[Tensor], buffers: list[Tensor], steps: int
 ) -> None:
     """:func:`step` without allocation: new states go to ``buffers``, and the two change places."""
-    for group in updates:
-        for layer, current, nudge, activate, _ in group:
-            arriving = current(states, buffers[layer])
-            if nudge is not None:
-                nudge(arriving, states[layer])
-            if activate is not None:
-                activate(arriving)
-        for layer, _, _, _, pace in group:
-            if pace is None:
-                states[layer], buffers[layer] = buffers[layer], states[layer]
-            else:
-                states[layer].lerp_(buffers[layer], pace)
+    for _ in range(steps):
+        for group in updates:
+            for layer, current, nudge, activate, _ in group:
+                arriving = current(states, buffers[layer])
+                if nudge is not None:
+                    nudge(arriving, states[layer])
+                if activate is not None:
+                    activate(arriving)
+            for layer, _, _, _, pace in group:
+                if pace is None:
+                    states[layer], buffers[layer] = buffers[layer], states[layer]
+                else:
+                    states[layer].lerp_(buffers[layer], pace)
 
 
 @torch.no_grad()
@@ -221,19 +222,20 @@ def settle(
     history: list[list[Tensor]] = []
     residual = float("inf")
     taken = 0
-    while taken < steps:
-        taken += 1
-        look = watched and tolerance is not None and taken % CHECK_EVERY == 0
-        due = taken == steps or look
-        # A step of full length leaves the states before it in the buffers.
-        kept = [state.clone() for state in states] if due and paced else buffers
-        with tensor_cores(relaxation.products, states[0].device):
-            _step_in_place(updates, states, buffers)
-        if trace:
-            history.append([state.clone() for state in states])
-        if due and not watched:
-            break
-        if due:
+    looks = watched and tolerance is not None
+    with tensor_cores(relaxation.products, states[0].device):
+        while taken < steps:
+            stretch = 1 if trace else min(CHECK_EVERY if looks else steps, steps - taken)
+            _steps_in_place(updates, states, buffers, stretch - 1)
+            taken += stretch
+            due = taken == steps or (looks and taken % CHECK_EVERY == 0)
+            # A step of full length leaves the states before it in the buffers.
+            kept = [state.clone() for state in states] if due and paced else buffers
+            _steps_in_place(updates, states, buffers, 1)
+            if trace:
+                history.append([state.clone() for state in states])
+            if not due or not watched:
+                continue
             residual = largest_change(kept, states)
             if not residual < float("inf"):
                 begin = clamped.initial_states() if start is None else start
