@@ -636,15 +636,16 @@ def plot(found: Result, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    figure = Figure(figsize=(12, 2.8), layout="constrained")
     FigureCanvasAgg(figure)
     labels = {
         "width": "hidden units, 784-n-10",
         "depth": "hidden layers of 256",
         "batch": "samples in a batch",
         "night": "steps of a night",
+        "seeds": "seeds, 784-256-10 in one",
     }
-    for axes, (name, label) in zip(figure.subplots(1, 4), labels.items(), strict=True):
+    for axes, (name, label) in zip(figure.subplots(1, 5), labels.items(), strict=True):
         sizes, times, _ = zip(*found[name], strict=True)
         axes.loglog(sizes, times, "o-", markersize=4)
         axes.loglog(sizes, [times[-1] * n / sizes[-1] for n in sizes], ":", color="grey")
@@ -718,8 +719,8 @@ def main() -> None:
         print(json.dumps({name: results[name]}), flush=True)
         if args.out:
             args.out.write_text(json.dumps(results, indent=1) + "\n")
-    if args.plot and "growth" in results:
-        plot(results["growth"], args.plot)
+    if args.plot and "growth" in results and "seeds" in results:
+        plot({**results["growth"], "seeds": results["seeds"]["784-256-10"]}, args.plot)
 
 
 if __name__ == "__main__":
