@@ -23,12 +23,16 @@ from torch import Tensor, nn
 
 from continual_ep.learning import (
     BPTT,
+    Backprop,
     ContrastiveHebbian,
     CrossEntropy,
+    DeepFeedbackControl,
+    DendriticLocalizedLearning,
     EquilibriumPropagation,
     SquaredError,
+    WeightPerturbation,
 )
-from continual_ep.networks import MRNN, ConvolutionalRNN, DendriticRNN
+from continual_ep.networks import MLP, MRNN, ConvolutionalRNN, DendriticRNN
 from continual_ep.streams import class_incremental
 
 
@@ -237,9 +241,48 @@ def settings() -> dict[str, Setting]:
         [0.014, 0.014],
         batch=10,
     )
+    found |= feedforward()
     # The published convolutional setting at an eighth of its channels.
     for name, beta, adaptation in (("", 0.18, 0), ("-adapted", 0.18, 5), ("-weaker", 0.106, 0)):
         found[f"conv-cifar{name}"] = convolutional_adaptation(beta, adaptation)
+    return found
+
+
+def perceptron(hidden: list[int], rule, **options) -> Callable[[torch.Generator], nn.Module]:
+    sizes = [784, *hidden, 10]
+    options = {"activation": "tanh", "bias": True, "gain": glorot(sizes), **options}
+    return lambda generator: MLP(sizes, learning=rule, generator=generator, **options)
+
+
+def feedforward() -> dict[str, Setting]:
+    """Rules of feed-forward networks, with back-propagation of the same network beside them."""
+    found = {}
+    adam = {"adam": True, "loss": CrossEntropy, "decay": 0.9}
+    wide = [1024, 512, 256]
+    for name, rule in (
+        ("dll-fixed", DendriticLocalizedLearning("fixed")),
+        ("dll", DendriticLocalizedLearning("paper")),
+        ("dll-opposite", DendriticLocalizedLearning("opposite")),
+        ("dll-kolen-pollack", DendriticLocalizedLearning("kolen-pollack", 1e-4)),
+        ("dll-backprop", Backprop()),
+    ):
+        found[name] = Setting(perceptron(wide, rule), [1e-3] * 4, batch=128, **adam)
+    for name, rule in (
+        ("dfc", DeepFeedbackControl(0.08, leak=0.0014)),
+        ("dfc-learned", DeepFeedbackControl(0.08, leak=0.0014, feedback_learning=True)),
+        ("dfc-backprop", Backprop()),
+    ):
+        found[name] = Setting(perceptron([256] * 3, rule), [3e-4] * 4, batch=128, **adam)
+    strong = DeepFeedbackControl(target="label", leak=0.1, control_steps=3)
+    found["dfc-strong"] = Setting(
+        perceptron([256] * 3, strong), [3e-4] * 4, batch=128, adam=True, decay=0.9
+    )
+    found["weight-perturbation"] = Setting(
+        perceptron([256], WeightPerturbation(0.01), activation="relu"),
+        [1e-3, 1e-3],
+        batch=128,
+        **adam,
+    )
     return found
 
 

@@ -3,12 +3,16 @@
 from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.bptt import BPTT
 from continual_ep.learning.contrastive_hebbian import ContrastiveHebbian
+from continual_ep.learning.deep_feedback_control import DeepFeedbackControl
+from continual_ep.learning.dendritic_localized import DendriticLocalizedLearning
 from continual_ep.learning.ensemble_sgd import EnsembleSGD
 from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
+from continual_ep.learning.feedforward import FeedforwardRule
 from continual_ep.learning.losses import LOSSES, CrossEntropy, NudgingLoss, SquaredError
 from continual_ep.learning.reference import reference_gradients
 from continual_ep.learning.rule import RecurrentRule
+from continual_ep.learning.weight_perturbation import WeightPerturbation
 
 #: Learning rules by name, for configurations.
 LEARNING_RULES: dict[str, type] = {
@@ -17,6 +21,9 @@ LEARNING_RULES: dict[str, type] = {
     "contrastive-hebbian": ContrastiveHebbian,
     "equilibrium-gradient": EquilibriumGradient,
     "backprop": Backprop,
+    "dendritic-localized": DendriticLocalizedLearning,
+    "deep-feedback-control": DeepFeedbackControl,
+    "weight-perturbation": WeightPerturbation,
 }
 
 __all__ = [
@@ -26,11 +33,15 @@ __all__ = [
     "Backprop",
     "ContrastiveHebbian",
     "CrossEntropy",
+    "DeepFeedbackControl",
+    "DendriticLocalizedLearning",
     "EnsembleSGD",
     "EquilibriumGradient",
     "EquilibriumPropagation",
+    "FeedforwardRule",
     "NudgingLoss",
     "RecurrentRule",
     "SquaredError",
+    "WeightPerturbation",
     "reference_gradients",
 ]

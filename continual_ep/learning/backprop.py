@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from continual_ep.learning.feedforward import FeedforwardRule
+
 
 @dataclass(frozen=True)
-class Backprop:
+class Backprop(FeedforwardRule):
     """Back-propagation by autograd: a feed-forward network needs nothing else."""

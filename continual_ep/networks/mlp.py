@@ -1,4 +1,4 @@
-"""The multilayer perceptron: the feed-forward twin of the MRNN, for comparisons."""
+"""The multilayer perceptron: the feed-forward twin of the MRNN, and the network of feed-forward rules."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError
+from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.learning.backprop import Backprop
-from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS, activation_named
+from continual_ep.learning.feedforward import FeedforwardRule, StackRule
+from continual_ep.networks.activations import (
+    FEEDFORWARD_ACTIVATIONS,
+    Activation,
+    Identity,
+    activation_named,
+)
 from continual_ep.networks.layered import (
     LayeredNetwork,
     flat_input,
@@ -24,7 +30,7 @@ DROPOUT_RESCALES = ("training", "evaluation")
 
 
 class MLP(LayeredNetwork):
-    r"""A stack of layers :math:`s_l = \rho(W_l s_{l-1} + b_l)`, trained by back-propagation.
+    r"""A stack of layers :math:`s_l = \rho(W_l s_{l-1} + b_l)`, trained by back-propagation or another rule.
 
     Main arguments:
 
@@ -43,7 +49,11 @@ class MLP(LayeredNetwork):
         matters to sleep, which uses the weights as they are.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n_{l-1}})`; one gain, or one per layer.
     :param init: draw the weights from :math:`U(\pm\mathrm{init})` instead.
-    :param learning: :class:`~continual_ep.learning.Backprop`, the only rule of this network.
+    :param learning: :class:`~continual_ep.learning.Backprop` (the default),
+        :class:`~continual_ep.learning.DendriticLocalizedLearning`,
+        :class:`~continual_ep.learning.DeepFeedbackControl` or
+        :class:`~continual_ep.learning.WeightPerturbation`. Their backward weights, if any, are
+        ``backward_weights``.
     :param generator: for the initial weights; default torch's global one.
     :raises ConfigurationError: for an unknown option or sizes that make no network.
     """
@@ -59,7 +69,7 @@ class MLP(LayeredNetwork):
         dropout_rescale: str = "training",
         gain: float | Sequence[float] = 1.0,
         init: float | None = None,
-        learning: Backprop | None = None,
+        learning: FeedforwardRule | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -71,14 +81,21 @@ class MLP(LayeredNetwork):
             )
         if not 0.0 <= dropout < 1.0:
             raise ConfigurationError(f"dropout is {dropout}; it must lie in [0, 1)")
-        if not isinstance(learning or Backprop(), Backprop):
+        rule = learning or Backprop()
+        if not isinstance(rule, FeedforwardRule):
             raise ConfigurationError(
-                f"an MLP cannot learn by {type(learning).__name__}: it has no dynamics; use Backprop"
+                f"an MLP cannot learn by {type(learning).__name__}: it has no dynamics; use Backprop, "
+                "DendriticLocalizedLearning, DeepFeedbackControl or WeightPerturbation"
+            )
+        if isinstance(rule, StackRule) and (dropout or readout == "straight-through"):
+            raise ConfigurationError(
+                f"{type(rule).__name__} knows neither dropout nor a straight-through readout"
             )
         self.sizes = validated_sizes(sizes, hidden=0)
         self.activation, self.readout = activation, readout
         self.dropout, self.dropout_rescale = dropout, dropout_rescale
-        self.learning = learning or Backprop()
+        self.learning = rule
+        self._warned: set[str] = set()
         self._rate = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
         pairs = list(pairwise(self.sizes))
         gains = per_layer(gain, len(pairs), "gain")
@@ -87,20 +104,69 @@ class MLP(LayeredNetwork):
             for (pre, post), g in zip(pairs, gains, strict=True)
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(post)) for _, post in pairs if bias)
+        self.backward_weights = nn.ParameterList(
+            rule.initial_backward_weights(list(self.weights), generator)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The readout, shape ``(batch, sizes[-1])``.
 
         :raises InputError: for an input that does not fit.
         """
+        if isinstance(self.learning, StackRule):
+            return self.learning.output(self, flat_input(x, self.sizes[0]))
         return self._layers(x, self.dropout)[-1]
+
+    # -- layer by layer, for rules that look at all of them ------------------------------------------
+
+    def current(self, layer: int, below: Tensor) -> Tensor:
+        """What arrives at a layer (0 = first above the input), without a graph."""
+        bias = self.biases[layer].detach() if len(self.biases) else None
+        return nn.functional.linear(below, self.weights[layer].detach(), bias)
+
+    def rate(self, layer: int, current: Tensor) -> Tensor:
+        """The activation of a layer."""
+        return self._activation(layer)(current)
+
+    def slope(self, layer: int, current: Tensor) -> Tensor:
+        """Its derivative."""
+        return self._activation(layer).slope(current)
+
+    def _activation(self, layer: int) -> Activation:
+        outside = layer == len(self.weights) - 1 and self.readout != "activated"
+        return Identity() if outside else self._rate
+
+    @torch.no_grad()
+    def sweep(
+        self, x: Tensor, pushes: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Currents and rates of all layers, without a graph.
+
+        :param pushes: what is added to the current of each layer, ``(batch, n_l)``.
+        """
+        currents, rates = [], [x]
+        for layer in range(len(self.weights)):
+            current = self.current(layer, rates[-1])
+            current = current if pushes is None else current + pushes[layer]
+            currents.append(current)
+            rates.append(self.rate(layer, current))
+        return currents, rates[1:]
+
+    def warn_once(self, message: str) -> None:
+        """Warn of a kind of trouble once in the life of this network."""
+        kind = message.split(":")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warn_user(message)
+
+    # -- with a graph ----------------------------------------------------------------------------------
 
     def _layers(self, x: Tensor, dropout: float) -> list[Tensor]:
         state, states = flat_input(x, self.sizes[0]), []
         last = len(self.weights) - 1
         for layer, weight in enumerate(self.weights):
             bias = self.biases[layer] if len(self.biases) else None
-            current = nn.functional.linear(state, weight, bias)
+            current = self.learning.linear(state, weight, bias, self._backward_weight(layer))
             if layer < last:
                 state = self._dropped_out(self._rate(current), dropout)
             elif self.readout == "activated":
@@ -128,8 +194,17 @@ class MLP(LayeredNetwork):
         finally:
             self.train(training)
 
+    def _backward_weight(self, layer: int) -> Tensor | None:
+        """Those from a layer to the one below; nothing learns below the first."""
+        return self.backward_weights[layer - 1] if layer and len(self.backward_weights) else None
+
     def _layer_parameters(self, layer: int) -> list[nn.Parameter]:
-        return [self.weights[layer], *([self.biases[layer]] if len(self.biases) else [])]
+        found = [self.weights[layer], *([self.biases[layer]] if len(self.biases) else [])]
+        # Those of deep feedback control begin at the first layer, all others at the second.
+        place = layer + len(self.backward_weights) - len(self.weights)
+        if len(self.backward_weights) and place >= 0:
+            found.append(self.backward_weights[place])
+        return found
 
     def synapses(self) -> list[Synapses]:
         """The synapse layers, first to last, the readout included."""
@@ -139,4 +214,7 @@ class MLP(LayeredNetwork):
         ]
 
     def extra_repr(self) -> str:
-        return f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, readout={self.readout}"
+        return (
+            f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, readout={self.readout}, "
+            f"learning={self.learning}"
+        )

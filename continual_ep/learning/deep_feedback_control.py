@@ -1,0 +1,166 @@
+r"""Deep feedback control: a controller drives the output to its target, and layers learn to need no help.
+
+The target is :math:`r^* = r_L - \lambda\,\partial L/\partial r_L`. A controller u acts on all layers through
+feedback weights, :math:`v_l = W_l r_{l-1} + Q_l u`. At its steady state, to first order,
+
+.. math::
+
+    u = (J Q + \tilde\alpha I)^{-1} (r^* - r_L), \qquad
+    \Delta W_l \propto \frac{1}{\lambda} \big( \rho(v_l) - \rho(W_l r_{l-1}) \big) r_{l-1}^T
+
+with J the Jacobian of the output with respect to all v and :math:`r_{l-1}` the controlled rates. Feedback
+weights proportional to :math:`J^T` make it a Gauss-Newton step. Source: Meulemans et al. 2021 (steady-state
+form, DFC-SSA); strong feedback (the target is the label itself): Meulemans et al. 2022.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError, DivergenceError
+from continual_ep.learning.feedforward import ForwardPass, StackRule
+from continual_ep.learning.rule import checked_positive
+
+TARGETS = ("nudged", "label")
+
+
+@dataclass(frozen=True)
+class DeepFeedbackControl(StackRule):
+    r"""Deep feedback control at its steady state (DFC-SSA), of an :class:`~continual_ep.networks.MLP`.
+
+    :param nudge: :math:`\lambda`, how far the target is from the output, in steps of the loss's gradient.
+    :param leak: :math:`\tilde\alpha` of the controller: how much of the error it leaves.
+    :param target: ``"nudged"``, or ``"label"``: strong feedback, in which the output is driven to where the
+        loss of a squared error vanishes, by repeated linearisation (``control_steps``), and ``nudge`` is 1.
+    :param control_steps: steps of the controller, each linear around where the last one led; 1 is the
+        published steady-state approximation.
+    :param feedback_learning: whether feedback weights learn, in the presence of noise and towards
+        :math:`J^T`; else they stay the products of the initial forward weights.
+    :param noise: standard deviation of that noise; :param feedback_decay: of the feedback weights.
+    :param normalized: divide each layer's change by the mean :math:`|r_{l-1}|^2`, which makes it a
+        Gauss-Newton step if :math:`Q \propto J^T`.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    nudge: float = 0.1
+    leak: float = 0.001
+    target: str = "nudged"
+    control_steps: int = 1
+    feedback_learning: bool = False
+    noise: float = 0.1
+    feedback_decay: float = 0.1
+    normalized: bool = False
+
+    backward_weights = True
+
+    def __post_init__(self) -> None:
+        for name in ("nudge", "noise"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("leak", "feedback_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.target not in TARGETS:
+            raise ConfigurationError(
+                f"target {self.target!r} is unknown; choose one of {', '.join(TARGETS)}"
+            )
+        checked_positive("control_steps", self.control_steps)
+
+    @property
+    def backward_weights_learn(self) -> bool:  # type: ignore[override]
+        return self.feedback_learning
+
+    def initial_backward_weights(
+        self, weights: Sequence[Tensor], generator: torch.Generator | None
+    ) -> list[nn.Parameter]:
+        r""":math:`Q_l = (W_L \cdots W_{l+1})^T`, shapes ``(n_l, n_L)``; :math:`Q_L = I`."""
+        found = [torch.eye(len(weights[-1]), device=weights[-1].device)]
+        for weight in reversed(weights[1:]):
+            found.insert(0, weight.detach().t() @ found[0])
+        return [nn.Parameter(q.clone(), self.feedback_learning) for q in found]
+
+    def gradients(
+        self, forward: ForwardPass, output_gradient: Tensor
+    ) -> tuple[list[Tensor | None], Tensor | None]:
+        network, batch = forward.network, len(forward.x)
+        size = 1.0 if self.target == "label" else self.nudge
+        aim = -size * batch * output_gradient
+        controlled = self._controlled(forward, aim)
+        below = [forward.x, *controlled.rates[:-1]]
+        to_weights: list[Tensor | None] = []
+        to_biases: list[Tensor | None] = []
+        changes = []
+        for layer, (rate, arriving) in enumerate(zip(controlled.rates, below, strict=True)):
+            free = network.rate(layer, network.current(layer, arriving))
+            change = -(rate - free) / (size * batch)
+            if self.normalized:
+                change = change / arriving.square().sum(1).mean().clamp(min=1e-12)
+            changes.append(change)
+            to_weights.append(change.t() @ arriving)
+            to_biases.append(change.sum(0))
+        to_feedback: list[Tensor | None] = [None] * len(network.backward_weights)
+        if self.feedback_learning:
+            to_feedback = list(self._feedback_gradients(forward))
+        found = [*to_weights, *(to_biases if len(network.biases) else []), *to_feedback]
+        return found, changes[0] @ network.weights[0]
+
+    def _controlled(self, forward: ForwardPass, aim: Tensor) -> ForwardPass:
+        """The network under control: its output has moved by what the controller can of ``aim``."""
+        network, state = forward.network, forward
+        target = forward.rates[-1] + aim
+        control = torch.zeros_like(aim)
+        for _ in range(self.control_steps):
+            loop = self._loop(state)
+            error = (target - state.rates[-1]) - self.leak * control
+            control = control + torch.linalg.solve(loop, error.unsqueeze(2)).squeeze(2)
+            pushes = [control @ q.t() for q in network.backward_weights]
+            state = ForwardPass(network, forward.x, *network.sweep(forward.x, pushes))
+        if not bool(state.rates[-1].isfinite().all()):
+            raise DivergenceError(
+                "the controller did not settle: the output left the finite numbers. Give a larger leak, a "
+                "smaller nudge, or lower the learning rate"
+            )
+        before = (target - forward.rates[-1]).norm()
+        if self.control_steps > 1 and bool((target - state.rates[-1]).norm() > before):
+            network.warn_once(
+                "the controller did not settle: after its steps the output is further from its target than "
+                "before. Give a larger leak, or fewer control_steps."
+            )
+        return state
+
+    def _loop(self, state: ForwardPass) -> Tensor:
+        r""":math:`J Q + \tilde\alpha I`, ``(batch, n_L, n_L)``."""
+        pairs = zip(jacobians(state), state.network.backward_weights, strict=True)
+        loop = torch.stack([jacobian @ q for jacobian, q in pairs]).sum(0)
+        return loop + self.leak * torch.eye(loop.shape[-1], dtype=loop.dtype, device=loop.device)
+
+    def _feedback_gradients(self, state: ForwardPass) -> list[Tensor]:
+        r"""Noise :math:`\sigma\epsilon_l` in all layers moves the output; the controller answers with u.
+
+        .. math:: \Delta Q_l \propto -\langle (Q_l u + \sigma\epsilon_l)\, u^T \rangle - \beta Q_l
+        """
+        network, batch = state.network, len(state.x)
+        slopes = jacobians(state)
+        noises = [self.noise * torch.randn_like(v) for v in state.currents]
+        moved = torch.stack(
+            [(j @ n.unsqueeze(2)).squeeze(2) for j, n in zip(slopes, noises, strict=True)]
+        ).sum(0)
+        control = torch.linalg.solve(self._loop(state), -moved.unsqueeze(2)).squeeze(2)
+        scale = 1.0 / (batch * self.noise**2)
+        return [
+            scale * (control @ q.t() + noise).t() @ control + self.feedback_decay * q
+            for q, noise in zip(network.backward_weights, noises, strict=True)
+        ]
+
+
+def jacobians(state: ForwardPass) -> list[Tensor]:
+    r""":math:`\partial r_L/\partial v_l`, one tensor ``(batch, n_L, n_l)`` for each layer."""
+    network = state.network
+    last = len(network.weights) - 1
+    found = [torch.diag_embed(network.slope(last, state.currents[last]))]
+    for layer in range(last - 1, -1, -1):
+        slope = network.slope(layer, state.currents[layer]).unsqueeze(1)
+        found.insert(0, (found[0] @ network.weights[layer + 1]) * slope)
+    return found

@@ -1,0 +1,125 @@
+"""What learning rules of feed-forward networks share.
+
+A rule may speak for each layer alone (:meth:`FeedforwardRule.linear`, :meth:`~FeedforwardRule.conv2d`): then
+any network made of such layers learns by it, deep, convolutional or unrolled in time. Or for a whole
+stack of layers at once (:class:`StackRule`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from continual_ep.errors import DivergenceError
+
+if TYPE_CHECKING:
+    from continual_ep.networks.mlp import MLP
+
+#: Standard deviation times the root of the fan-out, of backward weights that are drawn.
+FEEDBACK_GAIN = 1.0
+
+
+class FeedforwardRule:
+    """A learning rule of a feed-forward network. Rules are immutable; all state is the network's."""
+
+    #: Whether layers above the first have backward weights of their own, and whether these learn.
+    backward_weights: bool = False
+    backward_weights_learn: bool = False
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, backward: Tensor | None
+    ) -> Tensor:
+        """The current :math:`W x + b`, tied to autograd.
+
+        :param x: ``(batch, n_pre)``; :param weight: ``(n_post, n_pre)``.
+        :param backward: the backward weights, shaped like ``weight``, or None.
+        """
+        return nn.functional.linear(x, weight, bias)
+
+    def conv2d(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, backward: Tensor | None, padding: int
+    ) -> Tensor:
+        """The same for a convolution; ``weight`` ``(channels, channels_pre, h, w)``."""
+        return nn.functional.conv2d(x, weight, bias, padding=padding)
+
+    def initial_backward_weights(
+        self, weights: Sequence[Tensor], generator: torch.Generator | None
+    ) -> list[nn.Parameter]:
+        r"""Backward weights of the layers above the first, from :math:`N(0, 1/n_{post})`."""
+        if not self.backward_weights:
+            return []
+        return [
+            nn.Parameter(drawn_like(weight, generator), self.backward_weights_learn)
+            for weight in weights[1:]
+        ]
+
+
+def drawn_like(weight: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Normal numbers in the shape of a weight, which keep the size of an error on its way down."""
+    device = generator.device if generator is not None else None
+    fan_out = weight.shape[0] * weight[0, 0].numel()
+    drawn = torch.empty(weight.shape, device=device).normal_(generator=generator)
+    return drawn * FEEDBACK_GAIN / fan_out**0.5
+
+
+@dataclass
+class ForwardPass:
+    """A forward pass that waits for its teaching signal.
+
+    :param x: the input ``(batch, n_0)``.
+    :param currents: :math:`v_l = W_l r_{l-1} + b_l`; :param rates: :math:`r_l = \\rho_l(v_l)`.
+    """
+
+    network: "MLP"
+    x: Tensor
+    currents: list[Tensor]
+    rates: list[Tensor]
+
+
+class StackRule(FeedforwardRule):
+    """A rule that looks at all layers of an :class:`~continual_ep.networks.MLP` at once."""
+
+    def output(self, network: "MLP", x: Tensor) -> Tensor:
+        """The readout ``(batch, n_L)``, tied to autograd."""
+        found: Tensor = _StackPass.apply(network, self, x, *network.parameters())
+        return found
+
+    @abstractmethod
+    def gradients(
+        self, forward: ForwardPass, output_gradient: Tensor
+    ) -> tuple[list[Tensor | None], Tensor | None]:
+        """What the rule makes of the gradient of the loss with respect to the output.
+
+        :param output_gradient: ``(batch, n_L)``, of the mean over the batch.
+        :returns: gradients in the order of ``network.parameters()``, and that of the input, or None.
+        """
+
+
+class _StackPass(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, network: "MLP", rule: StackRule, x: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        # Saved, so that autograd notices when a parameter is changed before backward.
+        ctx.save_for_backward(x, *parameters)
+        ctx.network, ctx.rule = network, rule
+        ctx.currents, ctx.rates = network.sweep(x.detach())
+        return ctx.rates[-1].clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Any, ...]:
+        x = ctx.saved_tensors[0]
+        if not bool(output_gradient.isfinite().all()):
+            raise DivergenceError(
+                "the gradient of the loss with respect to the output holds NaN or infinity: look at the loss "
+                "and the targets, or lower the learning rate"
+            )
+        forward = ForwardPass(ctx.network, x, ctx.currents, ctx.rates)
+        gradients, to_input = ctx.rule.gradients(forward, output_gradient)
+        found = [to_input, *gradients]
+        wanted = ctx.needs_input_grad[2:]
+        return (None, None, *(g if want else None for g, want in zip(found, wanted, strict=True)))
