@@ -2,16 +2,25 @@
 
 from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.bptt import BPTT
+from continual_ep.learning.continual import ContinualEP
 from continual_ep.learning.contrastive_hebbian import ContrastiveHebbian
+from continual_ep.learning.coupled import CoupledLearning
 from continual_ep.learning.deep_feedback_control import DeepFeedbackControl
 from continual_ep.learning.dendritic_localized import DendriticLocalizedLearning
 from continual_ep.learning.ensemble_sgd import EnsembleSGD
 from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.feedforward import FeedforwardRule
+from continual_ep.learning.holomorphic import HolomorphicEP
 from continual_ep.learning.losses import LOSSES, CrossEntropy, NudgingLoss, SquaredError
+from continual_ep.learning.predictive_hebbian import PredictiveHebbian
 from continual_ep.learning.reference import reference_gradients
 from continual_ep.learning.rule import RecurrentRule
+from continual_ep.learning.single_phase import (
+    DirectCostFeedback,
+    NeuromodulatedEquilibriumLearning,
+)
+from continual_ep.learning.stochastic import StochasticEP
 from continual_ep.learning.weight_perturbation import WeightPerturbation
 
 #: Learning rules by name, for configurations.
@@ -20,6 +29,13 @@ LEARNING_RULES: dict[str, type] = {
     "bptt": BPTT,
     "contrastive-hebbian": ContrastiveHebbian,
     "equilibrium-gradient": EquilibriumGradient,
+    "holomorphic": HolomorphicEP,
+    "continual": ContinualEP,
+    "coupled": CoupledLearning,
+    "predictive-hebbian": PredictiveHebbian,
+    "direct-cost-feedback": DirectCostFeedback,
+    "neuromodulated": NeuromodulatedEquilibriumLearning,
+    "stochastic": StochasticEP,
     "backprop": Backprop,
     "dendritic-localized": DendriticLocalizedLearning,
     "deep-feedback-control": DeepFeedbackControl,
@@ -31,17 +47,24 @@ __all__ = [
     "LEARNING_RULES",
     "LOSSES",
     "Backprop",
+    "ContinualEP",
     "ContrastiveHebbian",
+    "CoupledLearning",
     "CrossEntropy",
     "DeepFeedbackControl",
     "DendriticLocalizedLearning",
+    "DirectCostFeedback",
     "EnsembleSGD",
     "EquilibriumGradient",
     "EquilibriumPropagation",
     "FeedforwardRule",
+    "HolomorphicEP",
+    "NeuromodulatedEquilibriumLearning",
     "NudgingLoss",
+    "PredictiveHebbian",
     "RecurrentRule",
     "SquaredError",
+    "StochasticEP",
     "WeightPerturbation",
     "reference_gradients",
 ]

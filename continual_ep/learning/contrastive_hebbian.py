@@ -67,10 +67,19 @@ class ContrastiveHebbian(SecondPhaseRule):
                 f"update {self.update!r} is unknown; choose one of {', '.join(UPDATES)}"
             )
 
+    @property
+    def part_of_the_way(self) -> float:
+        """How far towards its target the output is held."""
+        return 1.0
+
     def gradients(
         self, phase: FreePhase, output_gradient: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
-        target, weight = _target(phase, output_gradient)
+        target, weight = target_of(phase, output_gradient, "contrastive Hebbian learning")
+        part = self.part_of_the_way
+        if part != 1.0:
+            target = phase.states[-1] + part * (target - phase.states[-1])
+            weight = weight / part
         clamped, relaxation = phase.clamped, phase.network.relaxation
         states = [target]
         if len(phase.states) > 1:
@@ -110,12 +119,16 @@ class ContrastiveHebbian(SecondPhaseRule):
         return clamped.postsynaptic(change, taught)
 
 
-def _target(phase: FreePhase, output_gradient: Tensor) -> tuple[Tensor, float]:
-    """What the output shall be, and the weight of each sample's loss in the total."""
+def target_of(phase: FreePhase, output_gradient: Tensor, rule: str) -> tuple[Tensor, float]:
+    """What the output shall be, and the weight of each sample's loss in the total.
+
+    :param rule: its name, for messages.
+    :raises ConfigurationError: a loss that has no target, or weighs samples differently.
+    """
     followed = phase.nudging.followed()
     if followed is None or not isinstance(followed[0], SquaredError) or phase.nudging.readout:
         raise ConfigurationError(
-            "contrastive Hebbian learning holds the output at its target and needs SquaredError of "
+            f"{rule} knows the output's target and needs SquaredError of "
             "continual_ep.learning, called on the network's own output, with a readout inside the dynamics "
             "(linear or activated)"
         )
@@ -124,7 +137,7 @@ def _target(phase: FreePhase, output_gradient: Tensor) -> tuple[Tensor, float]:
     if weight == 0.0:
         return phase.states[-1], 0.0
     if not bool(torch.isclose(weights, weights.new_tensor(weight)).all()):
-        raise ConfigurationError("contrastive Hebbian learning weighs all samples of a batch alike")
+        raise ConfigurationError(f"{rule} weighs all samples of a batch alike")
     return phase.states[-1] - output_gradient / weight, weight
 
 

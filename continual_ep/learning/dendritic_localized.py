@@ -11,8 +11,9 @@ The basal dendrite of a unit holds what arrives from below, :math:`u`, its apica
 
 with backward weights :math:`\Theta` of their own. Source: Lv et al. 2025 (arXiv:2501.09976). Of the two
 readings of how :math:`\Theta` learns the paper's follows :math:`-\nabla_\Theta |\xi|^2/2`; its public
-code has the opposite sign in dense and convolutional layers. Neither knows W: it is W that aligns to Θ (feedback
-alignment). Kolen and Pollack 1994: if both learn by the same products and decay alike they become equal.
+code has the opposite sign in dense and convolutional layers. Neither knows W: it is W that aligns to Θ
+(feedback alignment). Kolen and Pollack 1994: if both learn by the same products and decay alike they become
+equal.
 """
 
 from dataclasses import dataclass

@@ -20,10 +20,11 @@ from continual_ep.learning.adaptation import adapted, checked_adaptation
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
+    Teachable,
     checked_positive,
     checked_tolerance,
 )
-from continual_ep.relaxation import Nudge, settle
+from continual_ep.relaxation import Nudge, Relaxation, settle
 from continual_ep.relaxation.settle import side_by_side
 
 ESTIMATORS = ("centered", "one-sided", "random-sign")
@@ -70,6 +71,9 @@ class EquilibriumPropagation(SecondPhaseRule):
         equilibrium, the limit of a vanishing ``beta``, without rounding however small it is.
     :param adaptation_steps: steps of adjusted adaptation after each nudged phase;
         :param adaptation_rate: its c. See :mod:`continual_ep.learning.adaptation`.
+    :param read_noise: standard deviation of the noise with which states are read for learning; the dynamics
+        stay deterministic (Peters and Talatchian 2025, arXiv:2503.22810). From torch's global generator.
+    :param reads: how often each state is read and averaged.
     :raises ConfigurationError: for an impossible value.
 
     Networks with untied feedback have no energy. There the Hebbian products of the two nudged states
@@ -87,6 +91,8 @@ class EquilibriumPropagation(SecondPhaseRule):
     teaching: str = "states"
     adaptation_steps: int = 0
     adaptation_rate: float = 0.1
+    read_noise: float = 0.0
+    reads: int = 1
 
     def __post_init__(self) -> None:
         members = self.beta if isinstance(self.beta, tuple) else (self.beta,)
@@ -111,6 +117,9 @@ class EquilibriumPropagation(SecondPhaseRule):
                 "teaching='difference' carries the force alone: it needs nudging='force' and no adaptation"
             )
         checked_adaptation(self.adaptation_steps, self.adaptation_rate)
+        if not 0 <= self.read_noise < float("inf"):
+            raise ConfigurationError(f"read_noise is {self.read_noise}; it must be 0 or more")
+        checked_positive("reads", self.reads)
         checked_positive("free_steps", self.free_steps)
         checked_positive("nudged_steps", self.nudged_steps)
         checked_tolerance(self.tolerance)
@@ -118,7 +127,7 @@ class EquilibriumPropagation(SecondPhaseRule):
     @property
     def capturable(self) -> bool:
         """Whether its phases always do the same work: without a tolerance, a drawn sign, or an adaptation."""
-        drawn = self.estimator == "random-sign"
+        drawn = self.estimator == "random-sign" or self.read_noise > 0
         return self.tolerance is None and not drawn and not self.adaptation_steps
 
     def gradients(
@@ -134,12 +143,19 @@ class EquilibriumPropagation(SecondPhaseRule):
         strength = -scale / (betas[0] - (betas[1] if len(betas) > 1 else 0.0))
         if phase.watched:
             self._look_at_resolution(phase, nudged, free)
+        if self.read_noise:
+            nudged, free = self._read(nudged), self._read(free)
         if self.update == "contrast":
             found = phase.clamped.contrast(nudged, free, strength)
         else:
             changes = [strength * (a - b) for a, b in zip(nudged, free, strict=True)]
             found = phase.clamped.postsynaptic(changes, phase.states)
         return (phase.clamped.corrected(found[0]), found[1]) if self.corrected else found
+
+    def _read(self, states: list[Tensor]) -> list[Tensor]:
+        """The states as they are read: the mean of several noisy samples."""
+        spread = self.read_noise / self.reads**0.5
+        return [state + spread * torch.randn_like(state) for state in states]
 
     def _by_difference(
         self, phase: FreePhase, force: Tensor, scale: Tensor
@@ -229,17 +245,9 @@ class EquilibriumPropagation(SecondPhaseRule):
         samples = phase.clamped.batch_dim
         start = side_by_side(phase.states, times, samples)
         nudge = self._nudge(phase, force, betas, start[-1])
-        settled = settle(
-            clamped,
-            phase.network.relaxation,
-            steps=self.nudged_steps,
-            start=start,
-            tolerance=self.tolerance,
-            nudge=nudge,
-            phase="nudged phase",
-            watched=phase.watched,
+        states = self._settle_nudged(
+            clamped, phase.network.relaxation, start, nudge, times, watched=phase.watched
         )
-        states = settled.states
         if self.adaptation_steps:
             states = adapted(
                 clamped,
@@ -254,6 +262,28 @@ class EquilibriumPropagation(SecondPhaseRule):
             return states, phase.states
         first, second = zip(*(state.chunk(2, samples) for state in states), strict=True)
         return list(first), list(second)
+
+    def _settle_nudged(
+        self,
+        clamped: Teachable,
+        relaxation: Relaxation,
+        start: list[Tensor],
+        nudge: Nudge,
+        times: int,
+        *,
+        watched: bool,
+    ) -> list[Tensor]:
+        """The states at the end of the nudged phases, ``times`` of them below each other."""
+        return settle(
+            clamped,
+            relaxation,
+            steps=self.nudged_steps,
+            start=start,
+            tolerance=self.tolerance,
+            nudge=nudge,
+            phase="nudged phase",
+            watched=watched,
+        ).states
 
     def _nudge(
         self, phase: FreePhase, force: Tensor, betas: tuple[Strength, ...], free: Tensor

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, DivergenceError
-from continual_ep.relaxation import settle
+from continual_ep.relaxation import Settled, settle
 from continual_ep.relaxation.products import tensor_cores
 from continual_ep.relaxation.settle import Clamped
 
@@ -54,6 +54,7 @@ class Teachable(Clamped, Protocol):
     """
 
     wants_input: bool
+    x: Tensor
 
     @property
     def drives(self) -> list[Tensor]:
@@ -127,6 +128,8 @@ class FreePhase:
     clamped: "Teachable"
     states: list[Tensor]
     nudging: Nudging = field(default_factory=Nudging)
+    #: The states after every step, if the rule keeps them.
+    trace: list[list[Tensor]] = field(default_factory=list)
     #: Whether the host looks for trouble while the second phase runs.
     watched: bool = True
 
@@ -156,6 +159,9 @@ class RecurrentRule(ABC):
         """Whether its phases always do the same work, so that they can be recorded."""
         return False
 
+    def check(self, network: "RecurrentModule") -> None:  # noqa: B027 # most rules fit every network
+        """:raises ConfigurationError: for a network that cannot learn by this rule."""
+
     @abstractmethod
     def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
         """The readout at the free equilibrium for a flat input ``(batch, n_0)``, tied to autograd."""
@@ -172,6 +178,18 @@ class SecondPhaseRule(RecurrentRule):
         # Our losses find their way back to the second phase by this attribute, see losses.py.
         output.nudging = nudging  # type: ignore[attr-defined]
         return output
+
+    def free_phase(
+        self, network: "RecurrentModule", clamped: "Teachable", start: list[Tensor] | None
+    ) -> Settled:
+        """The rule's free phase, from ``start`` or from rest."""
+        return settle(
+            clamped,
+            network.relaxation,
+            steps=self.free_steps,
+            start=start,
+            tolerance=self.tolerance,
+        )
 
     @abstractmethod
     def gradients(
@@ -206,7 +224,7 @@ class _FreePhase(torch.autograd.Function):
             states, change = ctx.recorded.free_phase(x)
             ctx.number = ctx.recorded.number
             ctx.states = [state.clone() for state in states]
-            ctx.clamped = None
+            ctx.clamped, ctx.trace = None, []
             network.note_change(change, rule.free_steps)
             return ctx.states[-1].clone(memory_format=torch.contiguous_format)
         clamped = network.clamp(x, parameters)
@@ -214,17 +232,11 @@ class _FreePhase(torch.autograd.Function):
         start = None
         if kind != "never":
             start = network.equilibria.recall(kind, x, clamped.initial_states())
-        settled = settle(
-            clamped,
-            network.relaxation,
-            steps=rule.free_steps,
-            start=start,
-            tolerance=rule.tolerance,
-        )
+        settled = rule.free_phase(network, clamped, start)
         if kind != "never":
             network.equilibria.remember(kind, x, settled.states)
         network.note_settling(settled, rule.tolerance)
-        ctx.states, ctx.clamped = settled.states, clamped
+        ctx.states, ctx.clamped, ctx.trace = settled.states, clamped, settled.trace
         return settled.states[-1].clone(memory_format=torch.contiguous_format)
 
     @staticmethod
@@ -242,7 +254,7 @@ class _FreePhase(torch.autograd.Function):
                 # A recording has been used for another batch since: its clamp is gone.
                 clamped = ctx.clamped or ctx.network.clamp(x.detach(), parameters)
                 clamped.wants_input = wants_input
-                phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging)
+                phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging, ctx.trace)
                 gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
         # Autograd may come back with other losses when the graph is retained.
         ctx.nudging.told.clear()

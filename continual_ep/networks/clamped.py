@@ -130,6 +130,20 @@ class ClampedLayers:
         # The input itself, already in the drive, need not be repeated.
         return replace(self, drive=torch.cat([self.drive] * times, dim=self.batch_dim))
 
+    def complexified(self, times: int) -> "ClampedLayers":
+        """The same network with complex states, on a batch repeated ``times`` times."""
+        assert self.drive is not None
+        kind = torch.complex128 if self.x.dtype == torch.float64 else torch.complex64
+        weights = [weight.to(kind) for weight in self.weights]
+        return replace(
+            self,
+            x=torch.cat([self.x] * times).to(kind),
+            weights=weights,
+            biases=[bias.to(kind) for bias in self.biases],
+            feedback=weights[1:] if self.tied else [back.to(kind) for back in self.feedback],
+            drive=torch.cat([self.drive] * times).to(kind),
+        )
+
     def contrast(
         self, first: Sequence[Tensor], second: Sequence[Tensor], strength: Tensor | float
     ) -> tuple[list[Tensor], Tensor | None]:

@@ -114,6 +114,8 @@ class MRNN(RecurrentModule, LayeredNetwork):
             for layer, size in enumerate(self.sizes[1 : depth + 1]):
                 self.register_buffer(f"time_steps_{layer}", dt.drawn((size,), generator))
 
+        self.learning.check(self)
+
     def _activations(self, activation: str, readout: str) -> list[Activation]:
         if readout not in READOUTS:
             raise ConfigurationError(f"readout {readout!r} is unknown; choose one of {READOUTS}")

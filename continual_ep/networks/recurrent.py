@@ -71,6 +71,9 @@ class RecurrentModule(nn.Module):
                 "recurrent networks (EquilibriumPropagation, BPTT, EquilibriumGradient, ...); Backprop "
                 "is for an MLP"
             )
+        # Asked again when the network is complete.
+        if hasattr(self, "activations"):
+            rule.check(self)
         self._learning = rule
 
     # -- what a subclass says ----------------------------------------------------------------------
@@ -141,6 +144,7 @@ class RecurrentModule(nn.Module):
         :raises InputError: for an input that does not fit.
         :raises DivergenceError: when a state becomes NaN or infinite.
         """
+        self.learning.check(self)
         if self.relaxation.captured and not self.learning.capturable:
             raise ConfigurationError(
                 f"{type(self.learning).__name__} with these options looks at its states while it settles and "

@@ -267,7 +267,7 @@ def largest_change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 
 def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> Tensor:
     pairs = zip(before, after, strict=True)
-    changes = [(new - old).abs_().max() for old, new in pairs if new.numel()]
+    changes = [(new - old).abs().max() for old, new in pairs if new.numel()]
     return torch.stack(changes).max() if changes else torch.zeros(())
 
 

@@ -1,0 +1,96 @@
+r"""Continual equilibrium propagation: weights change at every step of the nudged phase.
+
+.. math:: \Delta_t\theta = -\frac{1}{\beta} \left( \frac{\partial\Phi}{\partial\theta}(s_{t+1})
+          - \frac{\partial\Phi}{\partial\theta}(s_t) \right), \qquad
+          \theta_{t+1} = \theta_t - \eta\,\Delta_t\theta
+
+No state has to be remembered beyond one step. While weights stay as they are the sum telescopes to the
+one-sided estimate. Source: Ernoult et al. 2020 (arXiv:2005.04168).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.holomorphic import need_layers
+from continual_ep.learning.rule import (
+    FreePhase,
+    SecondPhaseRule,
+    checked_positive,
+    checked_tolerance,
+)
+from continual_ep.relaxation import settle
+
+if TYPE_CHECKING:
+    from continual_ep.networks.recurrent import RecurrentModule
+
+
+@dataclass(frozen=True)
+class ContinualEP(SecondPhaseRule):
+    r"""Continual equilibrium propagation (C-EP), of an :class:`~continual_ep.networks.MRNN`.
+
+    The sum of all changes is handed to the optimizer as the gradient: with plain SGD of the same rate the
+    weights end where they were at the end of the phase.
+
+    :param beta: strength of the nudge, in units of the force on the sample that errs most.
+    :param rate: :math:`\eta` of the changes within the phase; 0 for none.
+    :param free_steps: steps of the free phase.
+    :param nudged_steps: steps of the nudged phase.
+    :param tolerance: of the free phase: stop when no unit changed by more than this in a step.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    beta: float = 0.1
+    rate: float = 0.01
+    free_steps: int = 30
+    nudged_steps: int = 10
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < float("inf"):
+            raise ConfigurationError(f"beta is {self.beta}; it must be positive and finite")
+        if not 0 <= self.rate < float("inf"):
+            raise ConfigurationError(f"rate is {self.rate}; it must be finite, and 0 or more")
+        checked_positive("free_steps", self.free_steps)
+        checked_positive("nudged_steps", self.nudged_steps)
+        checked_tolerance(self.tolerance)
+
+    def check(self, network: "RecurrentModule") -> None:
+        need_layers(self, network)
+
+    def gradients(
+        self, phase: FreePhase, output_gradient: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
+        network = phase.network
+        empty = not output_gradient.numel()
+        scale = output_gradient.new_zeros(()) if empty else output_gradient.norm(dim=1).amax()
+        push = -self.beta * output_gradient / torch.where(scale > 0, scale, 1.0)
+        clamped, states = phase.clamped, list(phase.states)
+        x = clamped.x
+        weights = [p.detach().clone() for p in network.dynamical_parameters]
+        total: list[Tensor] = [torch.zeros_like(w) for w in weights]
+        to_input: Tensor | None = None
+        for _ in range(self.nudged_steps):
+            moved = settle(
+                clamped,
+                network.relaxation,
+                steps=1,
+                start=states,
+                nudge=lambda current, state: current.add_(push),
+                phase="nudged phase",
+            ).states
+            changes, into = clamped.contrast(moved, states, -scale / self.beta)
+            for whole, change in zip(total, changes, strict=True):
+                whole.add_(change)
+            if into is not None:
+                to_input = into if to_input is None else to_input + into
+            states = moved
+            if self.rate:
+                for weight, change in zip(weights, changes, strict=True):
+                    weight.sub_(change, alpha=self.rate)
+                clamped = network.clamp(x, weights)
+                clamped.wants_input = phase.clamped.wants_input
+        return total, to_input

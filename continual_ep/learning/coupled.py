@@ -1,0 +1,33 @@
+r"""Coupled learning: the output is clamped a little of the way to its target.
+
+.. math:: s_L^C = s_L^F + \eta\,(y - s_L^F), \qquad \Delta W_l \propto \frac{1}{\eta}
+          \left( s_l^C s_{l-1}^{C\,T} - s_l^F s_{l-1}^{F\,T} \right)
+
+With :math:`\eta = 1` it is contrastive Hebbian learning; towards 0, equilibrium propagation on an output
+that is held. Source: Stern, Hexner, Rocks and Liu 2021 (doi:10.1103/PhysRevX.11.021045).
+"""
+
+from dataclasses import dataclass
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.contrastive_hebbian import ContrastiveHebbian
+
+
+@dataclass(frozen=True)
+class CoupledLearning(ContrastiveHebbian):
+    """Coupled learning; all else is as of :class:`~continual_ep.learning.ContrastiveHebbian`.
+
+    :param amplitude: :math:`\\eta`, in (0, 1].
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    amplitude: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.amplitude <= 1:
+            raise ConfigurationError(f"amplitude is {self.amplitude}; it must lie in (0, 1]")
+
+    @property
+    def part_of_the_way(self) -> float:
+        return self.amplitude

@@ -1,0 +1,117 @@
+r"""Learning from surprise: the clamped state against the free state that the neuron had predicted.
+
+.. math:: \Delta W_l \propto \langle (\hat s_l - \tilde s_l)\, \hat s_{l-1}^T \rangle
+
+with :math:`\hat s` settled while the output is held at its target, and :math:`\tilde s` each neuron's own
+linear prediction of its free equilibrium from the first steps of the free phase, so that the free phase need
+not be awaited. The predictions are fitted, by least squares with offset, on one part of each batch and used
+on the other. Source: Luczak, McNaughton and Kubo 2022 (doi:10.1038/s42256-021-00430-y).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.contrastive_hebbian import HeldOutput, target_of
+from continual_ep.learning.holomorphic import need_layers
+from continual_ep.learning.rule import FreePhase, SecondPhaseRule, checked_positive
+from continual_ep.relaxation import Settled, settle
+
+if TYPE_CHECKING:
+    from continual_ep.learning.rule import Teachable
+    from continual_ep.networks.recurrent import RecurrentModule
+
+#: Added to the diagonal of the normal equations, relative to its mean: neurons that never move.
+RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class PredictiveHebbian(SecondPhaseRule):
+    """Contrastive Hebbian learning against predicted free states (bioCHL), of an MRNN.
+
+    The loss has to be :class:`~continual_ep.learning.SquaredError` on an output inside the dynamics.
+
+    :param free_steps: steps of the free phase.
+    :param clamped_steps: steps of the clamped phase, which starts at rest.
+    :param seen_steps: steps of the free phase from which its end is predicted.
+    :param fitted: the part of each batch on which the predictions are fitted; the rest is learned.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    free_steps: int = 60
+    clamped_steps: int = 60
+    seen_steps: int = 12
+    fitted: float = 0.5
+    tolerance: None = None
+
+    def __post_init__(self) -> None:
+        for name in ("free_steps", "clamped_steps", "seen_steps"):
+            checked_positive(name, getattr(self, name))
+        if self.seen_steps >= self.free_steps:
+            raise ConfigurationError(
+                f"seen_steps is {self.seen_steps}: nothing of {self.free_steps} free steps is left to predict"
+            )
+        if not 0 < self.fitted < 1:
+            raise ConfigurationError(f"fitted is {self.fitted}; it must lie in (0, 1)")
+
+    def check(self, network: "RecurrentModule") -> None:
+        need_layers(self, network)
+
+    def free_phase(
+        self, network: "RecurrentModule", clamped: "Teachable", start: list[Tensor] | None
+    ) -> Settled:
+        return settle(clamped, network.relaxation, steps=self.free_steps, start=start, trace=True)
+
+    def gradients(
+        self, phase: FreePhase, output_gradient: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
+        target, weight = target_of(phase, output_gradient, "predictive Hebbian learning")
+        batch = len(target)
+        cut = int(self.fitted * batch)
+        if not 0 < cut < batch:
+            raise ConfigurationError(
+                f"a batch of {batch} cannot be parted into one to fit and one to learn: give larger batches"
+            )
+        clamped = phase.network.clamp(phase.clamped.x[cut:])
+        clamped.wants_input = False
+        rest = clamped.initial_states()
+        taught = [target[cut:]]
+        if len(rest) > 1:
+            held = HeldOutput(clamped, target[cut:])
+            settled = settle(
+                held,
+                phase.network.relaxation,
+                steps=self.clamped_steps,
+                start=rest[:-1],
+                phase="clamped phase",
+            )
+            taught = [*settled.states, target[cut:]]
+        expected = [
+            predicted([states[layer] for states in phase.trace[: self.seen_steps]], end, cut)
+            for layer, end in enumerate(phase.states)
+        ]
+        # The mean over those that are learned, not over the whole batch.
+        strength = -weight * batch / (batch - cut)
+        changes = [strength * (a - b) for a, b in zip(taught, expected, strict=True)]
+        gradients, _ = clamped.postsynaptic(changes, taught)
+        return gradients, torch.zeros_like(phase.clamped.x) if phase.clamped.wants_input else None
+
+
+def predicted(seen: list[Tensor], end: Tensor, cut: int) -> Tensor:
+    """The free equilibria of the samples from ``cut`` on, as each neuron predicts its own.
+
+    :param seen: states of the first steps, ``(batch, n)`` each.
+    :param end: the equilibria, of which those before ``cut`` are known.
+    """
+    ones = torch.ones_like(end)
+    features = torch.stack([*seen, ones], dim=-1).double().transpose(0, 1)  # (n, batch, steps + 1)
+    known, asked = features[:, :cut], features[:, cut:]
+    goal = end.double().t()[:, :cut].unsqueeze(2)
+    square = known.transpose(1, 2) @ known
+    size = square.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1).clamp(min=1e-12)
+    square = square + RIDGE * size * torch.eye(square.shape[1], dtype=square.dtype).to(square)
+    fit = torch.linalg.solve(square, known.transpose(1, 2) @ goal)
+    return (asked @ fit).squeeze(2).t().to(end.dtype).clamp(min=0.0)

@@ -1,0 +1,98 @@
+r"""Single-phase rules: an error at the output, carried down by the weights themselves, gates Hebbian changes.
+
+.. math:: \Delta W_l \propto \langle (m_l \odot h_l)\, h_{l-1}^T \rangle, \qquad m_l = W_{l+1}^T m_{l+1}
+
+with h the free equilibrium: no nudged phase, no contrast, no derivative of the activation. Direct cost
+feedback (DCF) starts from :math:`m_L = y^* - h_L`, which is minus the gradient of the squared error;
+neuromodulated equilibrium learning (NEL) from a reward: a class a is chosen, r = 1 if it is right,
+:math:`m_L = (r - h_{L,a})\,e_a`. Source: public code of Kubo's group, 2026; no paper is available.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.contrastive_hebbian import target_of
+from continual_ep.learning.holomorphic import need_layers
+from continual_ep.learning.rule import (
+    FreePhase,
+    SecondPhaseRule,
+    checked_positive,
+    checked_tolerance,
+)
+from continual_ep.networks.clamped import ClampedLayers
+
+if TYPE_CHECKING:
+    from continual_ep.networks.recurrent import RecurrentModule
+
+
+@dataclass(frozen=True)
+class DirectCostFeedback(SecondPhaseRule):
+    """Direct cost feedback (DCF), of an :class:`~continual_ep.networks.MRNN`, under any loss.
+
+    :param free_steps: steps of the free phase.
+    :param tolerance: stop it when no unit changed by more than this in a step; default: never.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    free_steps: int = 30
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        checked_positive("free_steps", self.free_steps)
+        checked_tolerance(self.tolerance)
+
+    def check(self, network: "RecurrentModule") -> None:
+        need_layers(self, network)
+
+    def gradients(
+        self, phase: FreePhase, output_gradient: Tensor
+    ) -> tuple[list[Tensor], Tensor | None]:
+        clamped = phase.clamped
+        assert isinstance(clamped, ClampedLayers)
+        modulators = [self.modulator(phase, output_gradient)]
+        for back in reversed(clamped.feedback):
+            modulators.insert(0, modulators[0] @ back)
+        changes = [-m * h for m, h in zip(modulators, phase.states, strict=True)]
+        return clamped.postsynaptic(changes, phase.states)
+
+    def modulator(self, phase: FreePhase, output_gradient: Tensor) -> Tensor:
+        """:math:`m_L`, divided by the batch: ``(batch, n_L)``."""
+        return -output_gradient
+
+
+@dataclass(frozen=True)
+class NeuromodulatedEquilibriumLearning(DirectCostFeedback):
+    """Neuromodulated equilibrium learning (NEL): only whether the chosen class is right is told.
+
+    The loss has to be :class:`~continual_ep.learning.SquaredError` on an output inside the dynamics.
+
+    :param free_steps: steps of the free phase.
+    :param tolerance: stop it when no unit changed by more than this in a step; default: never.
+    :param exploration: probability of choosing a class at random, by the outputs as logits, instead of the
+        strongest; drawn from torch's global generator, as dropout draws.
+    :raises ConfigurationError: for an impossible value.
+    """
+
+    exploration: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.exploration <= 1:
+            raise ConfigurationError(f"exploration is {self.exploration}; it must lie in [0, 1]")
+
+    def modulator(self, phase: FreePhase, output_gradient: Tensor) -> Tensor:
+        target, weight = target_of(phase, output_gradient, "neuromodulated equilibrium learning")
+        output = phase.states[-1]
+        chosen = output.argmax(1)
+        drawn = torch.multinomial(output.softmax(1), 1).squeeze(1) if len(output) else chosen
+        explores = torch.rand(len(output), device=output.device) < self.exploration
+        chosen = torch.where(explores, drawn, chosen)
+        reward = (chosen == target.argmax(1)).to(output.dtype)
+        error = reward - output.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        return torch.zeros_like(output).scatter_(
+            1, chosen.unsqueeze(1), (weight * error).unsqueeze(1)
+        )

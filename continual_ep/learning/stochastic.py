@@ -1,0 +1,155 @@
+r"""Stochastic equilibrium propagation: units tell each other spikes, drawn anew at every step.
+
+.. math:: b_l \sim \mathrm{Bernoulli}(s_l), \qquad s_l \leftarrow \rho(u_l(b))
+
+Learning uses the mean of the states over the last steps of each phase; the mean field is deterministic
+equilibrium propagation. The two nudged phases hear the same noise, without which it would drown the small
+difference between them. Our reading of Lin, Jiang and Sengupta 2025 (arXiv:2511.11320), of which only the
+abstract was at hand.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
+from continual_ep.learning.rule import Teachable, checked_positive
+from continual_ep.networks.activations import Activation
+from continual_ep.relaxation import Nudge, Relaxation, Settled, settle
+from continual_ep.relaxation.settle import Current
+
+if TYPE_CHECKING:
+    from continual_ep.networks.recurrent import RecurrentModule
+
+#: Activations whose rates are probabilities.
+PROBABILITIES = ("hard-sigmoid", "shifted-sigmoid")
+
+
+@dataclass(frozen=True)
+class StochasticEP(EquilibriumPropagation):
+    """Equilibrium propagation between units that spike; all else is as there.
+
+    :param averaged_steps: steps at the end of each phase whose states are averaged, fewer than the phase has.
+    :raises ConfigurationError: for an impossible value, or hidden rates that are no probabilities.
+    """
+
+    averaged_steps: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked_positive("averaged_steps", self.averaged_steps)
+        if self.averaged_steps >= min(self.free_steps, self.nudged_steps):
+            raise ConfigurationError(
+                f"averaged_steps is {self.averaged_steps}; it must be less than the steps of each phase"
+            )
+        if self.tolerance is not None or self.teaching != "states" or self.adaptation_steps:
+            raise ConfigurationError(
+                "states that are drawn never settle: StochasticEP takes no tolerance, no adaptation, and "
+                "teaching='states'"
+            )
+
+    @property
+    def capturable(self) -> bool:
+        return False
+
+    def check(self, network: "RecurrentModule") -> None:
+        bent = [a.name for a in network.activations[:-1] if a.name not in PROBABILITIES]
+        if bent:
+            raise ConfigurationError(
+                f"StochasticEP needs rates in [0, 1], and those of {bent[0]} are not: use one of "
+                f"{', '.join(PROBABILITIES)}"
+            )
+
+    def free_phase(
+        self, network: "RecurrentModule", clamped: Teachable, start: list[Tensor] | None
+    ) -> Settled:
+        return self._averaged(clamped, network.relaxation, self.free_steps, start, None, 1)
+
+    def _settle_nudged(
+        self,
+        clamped: Teachable,
+        relaxation: Relaxation,
+        start: list[Tensor],
+        nudge: Nudge,
+        times: int,
+        *,
+        watched: bool,
+    ) -> list[Tensor]:
+        found = self._averaged(clamped, relaxation, self.nudged_steps, start, nudge, times)
+        return found.states
+
+    def _averaged(
+        self,
+        clamped: Teachable,
+        relaxation: Relaxation,
+        steps: int,
+        start: list[Tensor] | None,
+        nudge: Nudge | None,
+        times: int,
+    ) -> Settled:
+        noisy = Spiking(clamped, times)
+        before = settle(
+            noisy, relaxation, steps=steps - self.averaged_steps, start=start, nudge=nudge
+        )
+        # The last but one mean tells how much the last state still changes it.
+        end = settle(
+            noisy,
+            relaxation,
+            steps=self.averaged_steps,
+            start=before.states,
+            nudge=nudge,
+            trace=True,
+        )
+        layers = list(zip(*end.trace, strict=True))
+        means = [torch.stack(layer).mean(0) for layer in layers]
+        change = max(
+            float((layer[-1] - mean).abs().mean()) / self.averaged_steps
+            for layer, mean in zip(layers, means, strict=True)
+        )
+        return Settled(means, steps, change)
+
+
+@dataclass
+class Spiking:
+    """A clamped network whose units hear spikes of each other.
+
+    :param times: parts of the batch that hear the same noise.
+    """
+
+    network: Teachable
+    times: int
+
+    @property
+    def activations(self) -> Sequence[Activation]:
+        return self.network.activations
+
+    @property
+    def time_steps(self) -> Sequence[Tensor] | None:
+        return self.network.time_steps
+
+    def initial_states(self) -> list[Tensor]:
+        return self.network.initial_states()
+
+    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        return self.network.current(layer, self._spikes(layer, states), out)
+
+    def prepared(self, layer: int) -> Current:
+        inner = self.network.prepared(layer)
+        return lambda states, out: inner(self._spikes(layer, states), out)
+
+    def _spikes(self, layer: int, states: Sequence[Tensor]) -> list[Tensor]:
+        """Spikes of all other layers whose rates are probabilities."""
+        heard = list(states)
+        for number, state in enumerate(states):
+            if number != layer and self.activations[number].name in PROBABILITIES:
+                part = state[: len(state) // self.times]
+                noise = torch.cat([torch.rand_like(part)] * self.times)
+                heard[number] = (noise < state).to(state.dtype)
+        return heard
+
+    def blame(self) -> str | None:
+        return self.network.blame()
