@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -259,20 +259,24 @@ def feedforward() -> dict[str, Setting]:
     found = {}
     adam = {"adam": True, "loss": CrossEntropy, "decay": 0.9}
     wide = [1024, 512, 256]
+    # The published range of the first weights, N(0, 0.05^2), as a uniform one.
+    narrow = {"gain": [0.05 * math.sqrt(3 * pre) for pre in [784, *wide]]}
     for name, rule in (
-        ("dll-fixed", DendriticLocalizedLearning("fixed")),
-        ("dll", DendriticLocalizedLearning("paper")),
-        ("dll-opposite", DendriticLocalizedLearning("opposite")),
-        ("dll-kolen-pollack", DendriticLocalizedLearning("kolen-pollack", 1e-4)),
+        ("dll-fixed", DendriticLocalizedLearning("fixed", backward_std=1.0)),
+        ("dll", DendriticLocalizedLearning("paper", backward_std=1.0)),
+        ("dll-opposite", DendriticLocalizedLearning("opposite", backward_std=1.0)),
+        ("dll-kolen-pollack", DendriticLocalizedLearning("kolen-pollack", 1e-4, backward_rate=1.0)),
         ("dll-backprop", Backprop()),
     ):
-        found[name] = Setting(perceptron(wide, rule), [1e-3] * 4, batch=128, **adam)
+        found[name] = Setting(perceptron(wide, rule, **narrow), [1e-3] * 4, batch=128, **adam)
+    found["dll-fashion"] = replace(found["dll"], rates=[5e-4] * 4, batch=64)
     for name, rule in (
-        ("dfc", DeepFeedbackControl(0.08, leak=0.0014)),
-        ("dfc-learned", DeepFeedbackControl(0.08, leak=0.0014, feedback_learning=True)),
+        ("dfc-public", DeepFeedbackControl(0.08, leak=0.0014)),
+        ("dfc", DeepFeedbackControl(0.08, leak=10.0)),
+        ("dfc-learned", DeepFeedbackControl(0.08, leak=1.0, feedback_learning=True)),
         ("dfc-backprop", Backprop()),
     ):
-        found[name] = Setting(perceptron([256] * 3, rule), [3e-4] * 4, batch=128, **adam)
+        found[name] = Setting(perceptron([256] * 3, rule), [1e-3] * 4, batch=128, **adam)
     strong = DeepFeedbackControl(target="label", leak=0.1, control_steps=3)
     found["dfc-strong"] = Setting(
         perceptron([256] * 3, strong), [3e-4] * 4, batch=128, adam=True, decay=0.9

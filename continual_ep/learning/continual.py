@@ -36,7 +36,8 @@ class ContinualEP(SecondPhaseRule):
     weights end where they were at the end of the phase.
 
     :param beta: strength of the nudge, in units of the force on the sample that errs most.
-    :param rate: :math:`\eta` of the changes within the phase; 0 for none.
+    :param rate: :math:`\eta` of the changes within the phase; 0 for none. Small: what the weights change
+        moves the states as well, and has to stay below what the nudge does.
     :param free_steps: steps of the free phase.
     :param nudged_steps: steps of the nudged phase.
     :param tolerance: of the free phase: stop when no unit changed by more than this in a step.
@@ -44,7 +45,7 @@ class ContinualEP(SecondPhaseRule):
     """
 
     beta: float = 0.1
-    rate: float = 0.01
+    rate: float = 0.001
     free_steps: int = 30
     nudged_steps: int = 10
     tolerance: float | None = None

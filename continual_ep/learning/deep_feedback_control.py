@@ -25,6 +25,9 @@ from continual_ep.learning.rule import checked_positive
 
 TARGETS = ("nudged", "label")
 
+#: A controller whose last step is larger than this part of it is reported.
+UNSETTLED = 0.1
+
 
 @dataclass(frozen=True)
 class DeepFeedbackControl(StackRule):
@@ -114,7 +117,8 @@ class DeepFeedbackControl(StackRule):
         for _ in range(self.control_steps):
             loop = self._loop(state)
             error = (target - state.rates[-1]) - self.leak * control
-            control = control + torch.linalg.solve(loop, error.unsqueeze(2)).squeeze(2)
+            moved = solved(loop, error)
+            control = control + moved
             pushes = [control @ q.t() for q in network.backward_weights]
             state = ForwardPass(network, forward.x, *network.sweep(forward.x, pushes))
         if not bool(state.rates[-1].isfinite().all()):
@@ -122,11 +126,10 @@ class DeepFeedbackControl(StackRule):
                 "the controller did not settle: the output left the finite numbers. Give a larger leak, a "
                 "smaller nudge, or lower the learning rate"
             )
-        before = (target - forward.rates[-1]).norm()
-        if self.control_steps > 1 and bool((target - state.rates[-1]).norm() > before):
+        if self.control_steps > 1 and bool(moved.norm() > UNSETTLED * control.norm()):
             network.warn_once(
-                "the controller did not settle: after its steps the output is further from its target than "
-                "before. Give a larger leak, or fewer control_steps."
+                "the controller did not settle: its last step still moved it by more than a tenth. Give more "
+                "control_steps, a larger leak, or targets within the output's reach."
             )
         return state
 
@@ -147,12 +150,26 @@ class DeepFeedbackControl(StackRule):
         moved = torch.stack(
             [(j @ n.unsqueeze(2)).squeeze(2) for j, n in zip(slopes, noises, strict=True)]
         ).sum(0)
-        control = torch.linalg.solve(self._loop(state), -moved.unsqueeze(2)).squeeze(2)
+        control = solved(self._loop(state), -moved)
         scale = 1.0 / (batch * self.noise**2)
         return [
             scale * (control @ q.t() + noise).t() @ control + self.feedback_decay * q
             for q, noise in zip(network.backward_weights, noises, strict=True)
         ]
+
+
+def solved(loop: Tensor, error: Tensor) -> Tensor:
+    """The control that a controller comes to rest at, ``(batch, n_L)``.
+
+    :raises DivergenceError: for a loop that is singular.
+    """
+    control, trouble = torch.linalg.solve_ex(loop, error.unsqueeze(2))
+    if bool(trouble.any()):
+        raise DivergenceError(
+            "the controller reaches no output through its feedback weights: J Q is singular. Give a leak "
+            "above 0"
+        )
+    return control.squeeze(2)
 
 
 def jacobians(state: ForwardPass) -> list[Tensor]:

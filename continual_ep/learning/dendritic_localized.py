@@ -38,11 +38,18 @@ class DendriticLocalizedLearning(FeedforwardRule):
         :math:`\Delta\Theta_i = -g_i \xi_i^T`; ``"opposite"``, the sign of the public code; or
         ``"kolen-pollack"``, by the products of the forward weights, :math:`g_i u_i^T`.
     :param decay: of forward and backward weights alike, for ``"kolen-pollack"``.
+    :param backward_rate: learning rate of the backward weights, as a part of their layer's (optimizer groups
+        of ``parameter_groups``); a tenth as published, 1 for ``"kolen-pollack"``.
+    :param backward_std: their initial standard deviation; None for one over the root of the fan-out. An
+        optimizer that knows no scale, such as Adam, needs large ones (the public code draws dense ones from
+        N(0, 1)), or its steps soon make other weights of them.
     :raises ConfigurationError: for an impossible value.
     """
 
     backward_learning: str = "paper"
     decay: float = 0.0
+    backward_rate: float = 0.1
+    backward_std: float | None = None
 
     backward_weights = True
 
@@ -51,6 +58,15 @@ class DendriticLocalizedLearning(FeedforwardRule):
             raise ConfigurationError(
                 f"backward_learning {self.backward_learning!r} is unknown; choose one of "
                 f"{', '.join(BACKWARD_LEARNING)}"
+            )
+        for name in ("backward_rate", "backward_std"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigurationError(f"{name} is {value}; it must be positive and finite")
+        if self.backward_learning == "kolen-pollack" and self.backward_rate != 1.0:
+            raise ConfigurationError(
+                "forward and backward weights become alike at one rate only: kolen-pollack needs "
+                "backward_rate=1"
             )
         if not 0 <= self.decay < float("inf"):
             raise ConfigurationError(f"decay is {self.decay}; it must be finite, and 0 or more")

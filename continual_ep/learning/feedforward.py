@@ -18,9 +18,6 @@ from continual_ep.errors import DivergenceError
 if TYPE_CHECKING:
     from continual_ep.networks.mlp import MLP
 
-#: Standard deviation times the root of the fan-out, of backward weights that are drawn.
-FEEDBACK_GAIN = 1.0
-
 
 class FeedforwardRule:
     """A learning rule of a feed-forward network. Rules are immutable; all state is the network's."""
@@ -28,6 +25,10 @@ class FeedforwardRule:
     #: Whether layers above the first have backward weights of their own, and whether these learn.
     backward_weights: bool = False
     backward_weights_learn: bool = False
+    #: Their learning rate, as a part of their layer's.
+    backward_rate: float = 1.0
+    #: Their standard deviation; None for one over the root of the fan-out, which keeps the size of an error.
+    backward_std: float | None = None
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, backward: Tensor | None
@@ -52,17 +53,15 @@ class FeedforwardRule:
         if not self.backward_weights:
             return []
         return [
-            nn.Parameter(drawn_like(weight, generator), self.backward_weights_learn)
+            nn.Parameter(self._drawn_like(weight, generator), self.backward_weights_learn)
             for weight in weights[1:]
         ]
 
-
-def drawn_like(weight: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Normal numbers in the shape of a weight, which keep the size of an error on its way down."""
-    device = generator.device if generator is not None else None
-    fan_out = weight.shape[0] * weight[0, 0].numel()
-    drawn = torch.empty(weight.shape, device=device).normal_(generator=generator)
-    return drawn * FEEDBACK_GAIN / fan_out**0.5
+    def _drawn_like(self, weight: Tensor, generator: torch.Generator | None) -> Tensor:
+        device = generator.device if generator is not None else None
+        fan_out = weight.shape[0] * weight[0, 0].numel()
+        spread = fan_out**-0.5 if self.backward_std is None else self.backward_std
+        return torch.empty(weight.shape, device=device).normal_(0.0, spread, generator=generator)
 
 
 @dataclass

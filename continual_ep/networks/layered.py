@@ -38,10 +38,15 @@ class LayeredNetwork(nn.Module):
         :raises ConfigurationError: unless there is one rate per layer.
         """
         rates = per_layer(learning_rates, len(self.sizes) - 1, "learning rate")
-        return [
+        groups = [
             {"params": self._layer_parameters(layer), "lr": rate}
             for layer, rate in enumerate(rates)
         ]
+        return groups + self._further_groups(rates)
+
+    def _further_groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
+        """Groups of parameters that learn at rates of their own."""
+        return []
 
 
 def validated_sizes(sizes: Sequence[int], *, hidden: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -199,12 +200,14 @@ class MLP(LayeredNetwork):
         return self.backward_weights[layer - 1] if layer and len(self.backward_weights) else None
 
     def _layer_parameters(self, layer: int) -> list[nn.Parameter]:
-        found = [self.weights[layer], *([self.biases[layer]] if len(self.biases) else [])]
+        return [self.weights[layer], *([self.biases[layer]] if len(self.biases) else [])]
+
+    def _further_groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
         # Those of deep feedback control begin at the first layer, all others at the second.
-        place = layer + len(self.backward_weights) - len(self.weights)
-        if len(self.backward_weights) and place >= 0:
-            found.append(self.backward_weights[place])
-        return found
+        own = list(zip(reversed(rates), reversed(self.backward_weights), strict=False))[::-1]
+        return [
+            {"params": [weight], "lr": rate * self.learning.backward_rate} for rate, weight in own
+        ]
 
     def synapses(self) -> list[Synapses]:
         """The synapse layers, first to last, the readout included."""
