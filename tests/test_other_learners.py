@@ -4,12 +4,19 @@ import copy
 
 import pytest
 import torch
+from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
-from continual_ep.errors import ConfigurationError, ContinualEPWarning, DivergenceError
+from continual_ep.errors import (
+    ConfigurationError,
+    ContinualEPWarning,
+    DivergenceError,
+    InputError,
+)
 from continual_ep.learning import (
     BPTT,
     Backprop,
+    BinaryFlips,
     ContinualEP,
     ContrastiveHebbian,
     CoupledLearning,
@@ -25,11 +32,17 @@ from continual_ep.learning import (
     SquaredError,
     StochasticEP,
     WeightPerturbation,
+    binarize,
 )
 from continual_ep.learning.deep_feedback_control import jacobians
 from continual_ep.learning.feedforward import ForwardPass
 from continual_ep.learning.predictive_hebbian import predicted
-from continual_ep.networks import MLP, MRNN, DendriticRNN
+from continual_ep.networks import CNN, MLP, MRNN, DendriticRNN, DirectedNetwork, SequenceRNN
+from continual_ep.plugins import Grapes, SleepReplay
+from continual_ep.plugins.grapes import importance, modulate
+from continual_ep.sleep import SleepParameters, sleep_replay
+from continual_ep.strategies import silent_evaluator
+from continual_ep.streams import class_incremental
 
 
 def generator(seed=0):
@@ -215,7 +228,7 @@ def test_feedback_learns_to_follow_the_jacobian():
 
 
 def test_a_controller_that_does_not_settle_says_so():
-    rule = DeepFeedbackControl(target="label", leak=1e-4, control_steps=4)
+    rule = DeepFeedbackControl(target="label", leak=1e-4, control_steps=2)
     network = perceptron(rule, readout="activated")
     x, _ = data()
     with pytest.raises((ContinualEPWarning, DivergenceError), match="controller did not settle"):
@@ -447,3 +460,296 @@ def test_feedforward_rules_reach_an_encoder_and_survive_copies(rule):
     rates = [0.1, 0.2, 0.3]
     owned = [p for group in network.parameter_groups(rates) for p in group["params"]]
     assert {id(p) for p in owned} == {id(p) for p in network.parameters()}
+
+
+# ---- convolutions and sequences ------------------------------------------------------------------
+
+
+def cnn(rule, **options):
+    options = {"hidden": [7], "pool": ["max", "average"], "activation": "tanh", **options}
+    return CNN((2, 12, 12), [4, 3], 5, learning=rule, generator=generator(), **options).double()
+
+
+def test_local_convolutions_with_the_forward_kernels_are_backpropagation():
+    network, twin = cnn(DendriticLocalizedLearning("paper"), padding=1), cnn(Backprop(), padding=1)
+    with torch.no_grad():
+        for back, weight in zip(network.backward_weights, network.weights[1:], strict=True):
+            back.copy_(weight)
+    x, y = torch.rand(3, 2, 12, 12).double(), torch.tensor([0, 3, 4])
+    found = gradients(network, x, y, CrossEntropy())
+    exact = gradients(twin, x, y, CrossEntropy())
+    torch.testing.assert_close(found[: len(exact)], exact)
+    assert all(bool(g.norm() > 0) for g in found)
+
+
+def test_backward_kernels_shrink_the_error_as_the_paper_says():
+    network = cnn(DendriticLocalizedLearning("paper"), pool="none", hidden=[])
+    x, y = torch.rand(1, 2, 12, 12).double(), torch.tensor([2])
+    found = gradients(network, x, y, CrossEntropy())[-2]
+    states = network.activities(x)
+    kernel = network.backward_weights[0].detach().clone().requires_grad_()
+    top = torch.softmax(states[-1], 1) - nn.functional.one_hot(y, 5)
+    error = (top @ network.backward_weights[1]).view(states[1].shape) * (1 - states[1] ** 2)
+    sent = nn.functional.conv_transpose2d(error.detach(), kernel)
+    (0.5 * sent.square().sum()).backward()
+    torch.testing.assert_close(found, kernel.grad)
+
+
+def test_errors_go_back_in_time_along_the_backward_weights():
+    network = SequenceRNN(
+        3, 5, 2, learning=DendriticLocalizedLearning("paper"), generator=generator()
+    )
+    twin = SequenceRNN(3, 5, 2, generator=generator())
+    x, y = torch.rand(4, 6, 3), torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        for back, weight in zip(network.backward_weights, network.weights[1:], strict=True):
+            back.copy_(weight)
+    found = gradients(network, x, y, CrossEntropy())
+    torch.testing.assert_close(found[:5], gradients(twin, x, y, CrossEntropy()))
+    with pytest.raises(ConfigurationError, match="does not sleep"):
+        network.synapses()
+    with pytest.raises(InputError, match="steps, 3"):
+        network(torch.rand(4, 3))
+
+
+def test_a_sequence_is_learnt_with_local_errors():
+    """Which of two marked steps came first: it has to be remembered over eight steps."""
+    g = generator(3)
+    x = torch.zeros(200, 8, 2)
+    places = torch.stack([torch.randperm(8, generator=g)[:2] for _ in range(200)])
+    for kind in range(2):
+        x[torch.arange(200), places[:, kind], kind] = 1.0
+    y = (places[:, 0] < places[:, 1]).long()
+    network = SequenceRNN(
+        2, 24, 2, learning=DendriticLocalizedLearning("fixed"), generator=generator()
+    )
+    optimizer = torch.optim.Adam(network.parameter_groups([3e-3, 3e-3]))
+    for _ in range(150):
+        optimizer.zero_grad()
+        CrossEntropy()(network(x), y).backward()
+        optimizer.step()
+    assert (network(x).argmax(1) == y).float().mean() > 0.95
+
+
+def test_convolutions_sleep():
+    network = cnn(DendriticLocalizedLearning(), padding=1).float()
+    before = copy.deepcopy(network.state_dict())
+    diary = sleep_replay(network, torch.rand(2, 12, 12), SleepParameters(steps=60, window=None))
+    assert len(diary.spikes) == 4
+    assert any(not torch.equal(p, before[name]) for name, p in network.state_dict().items())
+    assert torch.equal(network.backward_weights[0], before["backward_weights.0"])
+
+
+# ---- binary synapses, GRAPES ---------------------------------------------------------------------
+
+
+def test_a_weight_flips_when_its_gradient_insists():
+    weight = nn.Parameter(torch.tensor([[0.5, -0.5], [0.5, -0.5]]))
+    bias = nn.Parameter(torch.zeros(2))
+    optimizer = BinaryFlips([weight, bias], lr=0.1, adaptivity=0.5, threshold=0.6)
+    for expected in ([[0.5, -0.5], [0.5, -0.5]], [[-0.5, 0.5], [0.5, -0.5]]):
+        weight.grad = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])  # the means go 0.5, 0.75
+        bias.grad = torch.ones(2)
+        optimizer.step()
+        assert weight.tolist() == expected
+    torch.testing.assert_close(bias.detach(), torch.full((2,), -0.2))
+    assert optimizer.flipped == 0.5
+
+
+def test_binary_weights_stay_binary_and_learn():
+    network = MRNN(
+        [64, 60, 10],
+        readout="activated",
+        bias=True,
+        learning=EquilibriumPropagation(0.3, free_steps=15, nudged_steps=6),
+        generator=generator(),
+    )
+    binarize(network.weights)
+    sizes = [weight.abs().max().item() for weight in network.weights]
+    train, test = (s[0].dataset for s in class_incremental("digits", 1).streams.values())
+    x, y = (torch.stack([a for a, *_ in train]), torch.tensor(list(train.targets)))
+    test_x, test_y = (torch.stack([a for a, *_ in test]), torch.tensor(list(test.targets)))
+    optimizer = BinaryFlips(network.parameters(), lr=0.02, adaptivity=0.01, threshold=2e-4)
+    for batch in torch.randperm(len(x), generator=generator()).repeat(8).split(32):
+        optimizer.zero_grad()
+        SquaredError()(network(x[batch]), y[batch]).backward()
+        optimizer.step()
+    for weight, size in zip(network.weights, sizes, strict=True):
+        torch.testing.assert_close(weight.abs(), torch.full_like(weight, size))
+    assert (network(test_x).argmax(1) == test_y).float().mean() > 0.7
+
+
+def test_thresholds_that_flip_everything_or_nothing_are_told():
+    weight = nn.Parameter(torch.full((2, 3), 0.1))
+    optimizer = BinaryFlips([weight], adaptivity=1.0, threshold=1e-9)
+    weight.grad = torch.ones(2, 3)
+    with pytest.warns(ContinualEPWarning, match="flips nearly everything"):
+        optimizer.step()
+    optimizer = BinaryFlips([weight], adaptivity=1.0, threshold=1e9)
+    with pytest.warns(ContinualEPWarning, match="flips nothing"):
+        for _ in range(600):
+            optimizer.step()
+    with pytest.raises(ConfigurationError, match="two values"):
+        BinaryFlips([nn.Parameter(torch.tensor([[1.0, 2.0]]))])
+    for options in ({"threshold": 0.0}, {"adaptivity": 0.0}, {"lr": -1.0}):
+        with pytest.raises(ConfigurationError):
+            BinaryFlips([weight], **options)
+
+
+def test_important_units_learn_more():
+    weight = torch.tensor([[1.0, -1.0], [0.5, 0.0], [0.0, 0.0]])
+    assert importance(weight).tolist() == [2.0, 0.5, 0.0]
+    network = MLP([2, 3, 2], bias=True, generator=generator())
+    with torch.no_grad():
+        network.weights[0].copy_(weight)
+    x, y = torch.rand(5, 2), torch.tensor([0, 1, 1, 0, 1])
+    plain = gradients(network, x, y)
+    gradients(network, x, y)
+    modulate(network)
+    factor = torch.tensor([2.0, 0.5, 0.0])
+    torch.testing.assert_close(network.weights[0].grad, factor[:, None] * plain[0])
+    torch.testing.assert_close(network.biases[0].grad, factor * plain[2])
+    with pytest.raises(ConfigurationError, match="has none"):
+        modulate(nn.ReLU())
+
+
+# ---- directed graphs -----------------------------------------------------------------------------
+
+
+def test_a_step_of_a_directed_network_by_hand():
+    network = DirectedNetwork(1, 0, 1, dt=0.5, leak=0.1, free_steps=1, teaching_steps=1, beta=2.0)
+    with torch.no_grad():
+        network.weight.zero_()
+        network.weight[0, 2], network.weight[1, 2] = 0.4, 0.2
+    output = network(torch.tensor([[0.5]]))
+    # One step from zero: 0.5 * (0.4 * 0.5 + 0.2 * 1).
+    torch.testing.assert_close(output.detach(), torch.tensor([[0.2]]))
+    SquaredError()(output, torch.tensor([[1.0]])).backward()
+    # Teaching: 0.2 + 0.5 * (0.4 - 0.2 * 0.1 + 2 * (1 - 0.2)) = 1.19, clipped to 1; it moved by 0.8.
+    expected = torch.zeros(3, 3)
+    expected[0, 2], expected[1, 2] = -0.5 * 0.8, -1.0 * 0.8
+    torch.testing.assert_close(network.weight.grad, expected)
+
+
+def test_symmetric_weights_descend_an_energy():
+    network = DirectedNetwork(2, 3, 1, dt=0.02, free_steps=1, generator=generator()).double()
+    with torch.no_grad():
+        free = network.weight[3:, 3:].abs()
+        network.weight[3:, 3:] = free + free.t()
+        network.weight[:3].zero_()
+    x, states, energies = torch.rand(1, 2).double(), [], []
+    state = torch.rand(1, 7).double()
+    network.settle(x, state, observe=lambda a, b: states.extend([a, b]))
+    for s in states:
+        difference = s[0, 3:, None] - s[0, None, 3:]
+        energies.append(0.25 * float((network.weight[3:, 3:] * difference**2).sum()))
+    assert energies[1] < energies[0]
+
+
+@pytest.mark.parametrize("operation", ["and", "or"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_directed_networks_learn_logic(operation, seed):
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    both = x[:, :1] * x[:, 1:]
+    y = both if operation == "and" else x[:, :1] + x[:, 1:] - both
+    network = DirectedNetwork(
+        2, 5, 1, free_steps=150, teaching_steps=150, generator=generator(seed)
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=100.0)
+    for _ in range(80):
+        optimizer.zero_grad()
+        SquaredError()(network(x), y).backward()
+        optimizer.step()
+    assert torch.equal((network(x) > 0.5).float(), y)
+
+
+def test_the_monitor_tells_whether_the_theory_holds():
+    network = DirectedNetwork(1, 1, 1, leak=0.0)
+    with torch.no_grad():
+        network.weight.zero_()
+        network.weight[2, 3] = 0.5  # hidden 2 sends 0.5, the output 3 sends nothing back
+    found = network.stability()
+    torch.testing.assert_close(found.centres, torch.tensor([-0.5, 0.0]))
+    torch.testing.assert_close(found.radii, torch.tensor([0.0, 0.5]))
+    assert found.failing == (3,) and not found.holds
+    network.leak = 0.6
+    assert network.stability().holds
+
+
+def test_pruning_takes_weak_edges_only():
+    network = DirectedNetwork(2, 5, 1, spread=0.02, generator=generator())
+    before = network.weight.detach().clone()
+    gone = sum(network.prune(generator=generator(s)) for s in range(30))
+    changed = network.weight != before
+    assert gone == int(changed.sum()) > 0
+    assert bool((before[changed].abs() <= 0.01).all())
+    assert 0 < network.sparsity < 1
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DirectedNetwork(2, 2, 1, edges=torch.ones(6, 6)), "self-loops"),
+        (lambda: DirectedNetwork(1, 0, 1, edges=torch.eye(3).roll(-1, 1)), "onto inputs"),
+        (lambda: DirectedNetwork(1, 1, 1, edges=torch.zeros(4, 4)), "no path"),
+        (lambda: DirectedNetwork(1, 1, 1, edges="some"), "unknown"),
+        (lambda: DirectedNetwork(1, 1, 1, edges=torch.zeros(2, 2)), "shape"),
+        (lambda: DirectedNetwork(1, 1, 1, dt=2.0), "dt"),
+        (lambda: DirectedNetwork(0, 1, 1), "inputs"),
+        (lambda: DirectedNetwork(2, 2, 1).synapses(), "does not sleep"),
+        (lambda: CNN((1, 4, 4), [2, 2, 2], 3), "leaves nothing"),
+        (lambda: CNN((1, 8, 8), [2], 3, learning=DeepFeedbackControl()), "each layer alone"),
+        (lambda: SequenceRNN(2, 3, 2, learning=WeightPerturbation()), "each layer alone"),
+    ],
+)
+def test_impossible_networks_are_refused(build, message):
+    with pytest.raises(ConfigurationError, match=message):
+        build()
+
+
+# ---- with Avalanche ------------------------------------------------------------------------------
+
+
+LEARNERS = {
+    "dendritic-localized": lambda: MLP([64, 20, 10], learning=DendriticLocalizedLearning()),
+    "deep-feedback-control": lambda: MLP([64, 20, 10], learning=DeepFeedbackControl(leak=1.0)),
+    "weight-perturbation": lambda: MLP([64, 20, 10], learning=WeightPerturbation()),
+    "cnn": lambda: CNN((8, 8), [4], 10, bias=False, learning=DendriticLocalizedLearning()),
+    **{
+        name: lambda rule=rule, activation=activation: MRNN(
+            [64, 20, 10], readout="activated", activation=activation, learning=rule, gain=0.5
+        )
+        for name, rule, activation in (
+            ("holomorphic", HolomorphicEP(0.5, 4, 15, 6), "shifted-sigmoid"),
+            ("continual", ContinualEP(0.1, 1e-4, 15, 6), "hard-sigmoid"),
+            ("coupled", CoupledLearning(15, 6), "hard-sigmoid"),
+            ("predictive-hebbian", PredictiveHebbian(20, 20), "shifted-sigmoid"),
+            ("direct-cost-feedback", DirectCostFeedback(15), "shifted-sigmoid"),
+            ("neuromodulated", NeuromodulatedEquilibriumLearning(15), "shifted-sigmoid"),
+            ("stochastic", StochasticEP(0.3, free_steps=15, nudged_steps=10), "hard-sigmoid"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_other_learners_learn_and_sleep_in_avalanche(name):
+    torch.manual_seed(0)
+    stream = class_incremental("digits", 5, per_class=20)
+    model = LEARNERS[name]()
+    sleep = SleepReplay(steps=100)
+    strategy = SupervisedTemplate(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameter_groups([0.05] * len(model.synapses())), lr=0.05),
+        criterion=SquaredError(),
+        train_mb_size=10,
+        train_epochs=3,
+        plugins=[sleep, Grapes()],
+        evaluator=silent_evaluator(),
+    )
+    before = copy.deepcopy(model.state_dict())
+    for experience in list(stream.train_stream)[:2]:
+        strategy.train(experience)
+    assert len(sleep.last_night.spikes) == len(model.synapses())
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert not torch.equal(model.weights[0], before["weights.0"])

@@ -1,6 +1,7 @@
 """How weights change awake: learning rules as gradients, and the losses that can nudge."""
 
 from continual_ep.learning.backprop import Backprop
+from continual_ep.learning.binary import BinaryFlips, binarize
 from continual_ep.learning.bptt import BPTT
 from continual_ep.learning.continual import ContinualEP
 from continual_ep.learning.contrastive_hebbian import ContrastiveHebbian
@@ -47,6 +48,7 @@ __all__ = [
     "LEARNING_RULES",
     "LOSSES",
     "Backprop",
+    "BinaryFlips",
     "ContinualEP",
     "ContrastiveHebbian",
     "CoupledLearning",
@@ -66,5 +68,6 @@ __all__ = [
     "SquaredError",
     "StochasticEP",
     "WeightPerturbation",
+    "binarize",
     "reference_gradients",
 ]

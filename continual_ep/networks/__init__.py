@@ -3,15 +3,18 @@
 from torch import nn
 
 from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
+from continual_ep.networks.cnn import CNN
 from continual_ep.networks.connections import Connection, Dense
 from continual_ep.networks.convolution import Convolution, ConvolutionalRNN
 from continual_ep.networks.dendrites import Dendritic, DendriticRNN
+from continual_ep.networks.directed import DirectedNetwork
 from continual_ep.networks.ensemble import Ensemble
 from continual_ep.networks.feedback_regulated import FeedbackRegulatedRNN
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.mlp import MLP
 from continual_ep.networks.mrnn import MRNN
 from continual_ep.networks.recurrent import RecurrentModule, Settling
+from continual_ep.networks.sequence import SequenceRNN
 from continual_ep.networks.synapses import Synapses
 
 #: Networks by name, for configurations.
@@ -21,10 +24,12 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "convolutional": ConvolutionalRNN,
     "feedback-regulated": FeedbackRegulatedRNN,
     "mlp": MLP,
+    "cnn": CNN,
 }
 
 __all__ = [
     "ACTIVATIONS",
+    "CNN",
     "FEEDFORWARD_ACTIVATIONS",
     "MLP",
     "MRNN",
@@ -35,10 +40,12 @@ __all__ = [
     "Dendritic",
     "DendriticRNN",
     "Dense",
+    "DirectedNetwork",
     "Ensemble",
     "FeedbackRegulatedRNN",
     "RecurrentModule",
     "RecurrentNetwork",
+    "SequenceRNN",
     "Settling",
     "Synapses",
 ]

@@ -264,8 +264,8 @@ class ConvolutionalRNN(RecurrentNetwork):
         generator: torch.Generator | None = None,
     ) -> None:
         depth = len(channels)
-        kernels, paddings, pools = (_each(v, depth) for v in (kernel, padding, pool))
-        shapes: list[tuple[int, ...]] = [_image_shape(input_shape)]
+        kernels, paddings, pools = (each_layer(v, depth) for v in (kernel, padding, pool))
+        shapes: list[tuple[int, ...]] = [image_shape(input_shape)]
         links: list[tuple[int, int, Connection]] = []
         for layer, targets in enumerate(channels):
             sources = shapes[-1][0]
@@ -311,7 +311,7 @@ class ConvolutionalRNN(RecurrentNetwork):
         )
 
 
-def _each(value: object, depth: int) -> list:  # type: ignore[type-arg]
+def each_layer(value: object, depth: int) -> list:  # type: ignore[type-arg]
     """One value for each layer.
 
     :raises ConfigurationError: for a list of another length.
@@ -322,7 +322,11 @@ def _each(value: object, depth: int) -> list:  # type: ignore[type-arg]
     return values
 
 
-def _image_shape(shape: Sequence[int]) -> tuple[int, ...]:
+def image_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """``(channels, height, width)`` of images, whose single channel may be left out.
+
+    :raises ConfigurationError: for any other shape.
+    """
     found = (1, *shape) if len(shape) == 2 else tuple(shape)
     if len(found) != 3 or min(found) < 1:
         raise ConfigurationError(f"input_shape {tuple(shape)} is none of (channels, height, width)")
