@@ -14,13 +14,20 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from avalanche.training.templates import SupervisedTemplate
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.learning import BPTT, LOSSES, EquilibriumPropagation, NudgingLoss
+from continual_ep.learning import (
+    BPTT,
+    LOSSES,
+    BinaryFlips,
+    EquilibriumPropagation,
+    NudgingLoss,
+    binarize,
+)
 from continual_ep.networks import MLP, MRNN
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import LayeredNetwork, per_layer
 from continual_ep.streams.experiences import refuse_empty
 
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "flips")
 
 
 def make_optimizer(
@@ -30,11 +37,14 @@ def make_optimizer(
     optimizer: str = "sgd",
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    adaptivity: float = 1e-3,
+    threshold: float = 1e-6,
 ) -> torch.optim.Optimizer:
     """An optimizer with one learning rate per synapse layer.
 
     :param learning_rates: one for all layers, or one per layer, first to last.
-    :param optimizer: ``"sgd"`` or ``"adam"``.
+    :param optimizer: ``"sgd"``, ``"adam"``, or ``"flips"``: weights are made binary and flip
+        (:class:`~continual_ep.learning.BinaryFlips` with ``adaptivity`` and ``threshold``).
     :param momentum: of SGD.
     :param weight_decay: L2 penalty per step, as in torch.
     :raises ConfigurationError: for an unknown optimizer, momentum with Adam, or a wrong number of rates.
@@ -49,6 +59,11 @@ def make_optimizer(
                 f"momentum is {momentum}, but Adam has none of its own: leave it at 0"
             )
         return torch.optim.Adam(groups, lr=rates[0], weight_decay=weight_decay)
+    if optimizer == "flips":
+        if momentum or weight_decay:
+            raise ConfigurationError("weights that flip know neither momentum nor weight_decay")
+        binarize([layer.weight for layer in network.synapses()])
+        return BinaryFlips(groups, rates[0], adaptivity, threshold)
     raise ConfigurationError(
         f"optimizer {optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}"
     )

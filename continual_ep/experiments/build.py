@@ -13,11 +13,13 @@ from avalanche.training.templates import SupervisedTemplate
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.cells import Cell
 from continual_ep.experiments.config import RunConfig, network_kind
-from continual_ep.experiments.options import LearningOptions, NetworkOptions
+from continual_ep.experiments.options import NetworkOptions
 from continual_ep.experiments.randomness import named_seed
+from continual_ep.experiments.rule_options import LearningOptions
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import (
+    CNN,
     MLP,
     MRNN,
     ConvolutionalRNN,
@@ -26,7 +28,7 @@ from continual_ep.networks import (
     RecurrentModule,
     RecurrentNetwork,
 )
-from continual_ep.plugins import AwakeRehearsal, BatchFeed, SleepReplay
+from continual_ep.plugins import AwakeRehearsal, BatchFeed, Grapes, SleepReplay
 from continual_ep.relaxation import TimeSteps
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
 from continual_ep.streams import (
@@ -118,7 +120,7 @@ def build_network(
     outputs: int,
     generator: torch.Generator,
     image_shape: tuple[int, ...] | None = None,
-) -> RecurrentNetwork | MRNN | MLP:
+) -> RecurrentNetwork | MRNN | MLP | CNN:
     """The network with its learning rule.
 
     :param inputs: values of one sample.
@@ -147,7 +149,7 @@ def _network_as_wired(
     outputs: int,
     generator: torch.Generator,
     image_shape: tuple[int, ...] | None,
-) -> RecurrentNetwork | MRNN | MLP:
+) -> RecurrentNetwork | MRNN | MLP | CNN:
     own = set(type(learning).model_fields) - {"rule", "label", "learning_rates"}
     rule = LEARNING_RULES[learning.rule](**learning.model_dump(include=own))
     sizes = [inputs, *network.hidden, outputs]
@@ -157,6 +159,27 @@ def _network_as_wired(
         options["activation"] = network.activation or "relu"
         options["readout"] = network.readout or "linear"
         return MLP(sizes, learning=rule, generator=generator, **options)
+    if network_kind(learning, network) == "cnn":
+        if image_shape is None:
+            raise ConfigurationError("network.kind cnn needs images; these are features")
+        if network.readout not in (None, "linear"):
+            raise ConfigurationError("network.kind cnn reads out logits: readout linear")
+        if isinstance(network.gain, list):
+            raise ConfigurationError("network.kind cnn takes one gain")
+        own_options = network.convolutions.model_dump(exclude={"channels", "pool_size"})
+        if network.convolutions.pool_size != 2:
+            raise ConfigurationError("the pools of network.kind cnn have windows of 2")
+        return CNN(
+            image_shape,
+            network.convolutions.channels,
+            outputs,
+            hidden=network.hidden,
+            activation=network.activation or "relu",
+            gain=network.gain,
+            learning=rule,
+            generator=generator,
+            **own_options,
+        )
     settling = network.model_dump(include={"feedback", "feedback_scale", "order", "dt"})
     if network.time_steps is not None:
         settling["dt"] = TimeSteps(**network.time_steps.model_dump())
@@ -202,7 +225,10 @@ def build_strategy(
         optimizer=training.optimizer,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
+        adaptivity=training.adaptivity,
+        threshold=training.threshold,
     )
+    more = [Grapes()] if training.grapes else []
     return SupervisedTemplate(
         model=model,
         optimizer=optimizer,
@@ -211,7 +237,7 @@ def build_strategy(
         train_epochs=training.epochs,
         eval_mb_size=1000,
         device=config.device,
-        plugins=[*plugins, BatchFeed()],
+        plugins=[*plugins, *more, BatchFeed()],
         evaluator=build_evaluator(log),
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from continual_ep.experiments.config import WITHOUT_EFFECT, RunConfig, flattened, label_of
-from continual_ep.experiments.options import LearningOptions
+from continual_ep.experiments.rule_options import LearningOptions
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.pt"

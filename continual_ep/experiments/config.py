@@ -11,18 +11,19 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.experiments.option_types import Count, Options
 from continual_ep.experiments.options import (
-    RULES,
-    BPTTOptions,
-    Count,
-    EquilibriumPropagationOptions,
-    LearningOptions,
     NetworkOptions,
-    Options,
     RehearsalOptions,
     SleepOptions,
     StreamOptions,
     TrainingOptions,
+)
+from continual_ep.experiments.rule_options import (
+    RULES,
+    BPTTOptions,
+    EquilibriumPropagationOptions,
+    LearningOptions,
 )
 
 Arm = Literal["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
@@ -125,10 +126,7 @@ class RunConfig(Options):
         for learning in self.learning:
             _check_rule_fits_network(learning, self.network)
             rates = learning.learning_rates or self.training.learning_rates
-            convolutional = self.network.kind == "convolutional"
-            layers = 1 + len(
-                self.network.convolutions.channels if convolutional else self.network.hidden
-            )
+            layers = 1 + self.network.depth
             if isinstance(rates, list) and len(rates) != layers:
                 raise ValueError(
                     f"{len(rates)} learning_rates for {layers} synapse layers: give one, or {layers}"
@@ -162,10 +160,8 @@ def label_of(learning: LearningOptions) -> str:
 
 
 def network_kind(learning: LearningOptions, network: NetworkOptions) -> str:
-    """``"mrnn"``, ``"dendritic"``, ``"convolutional"`` or ``"mlp"``."""
-    if network.kind != "auto":
-        return network.kind
-    return "mlp" if learning.rule == "backprop" else "mrnn"
+    """``"mrnn"``, ``"dendritic"``, ``"convolutional"``, ``"mlp"``, ..."""
+    return learning.kinds[0] if network.kind == "auto" else network.kind
 
 
 def seeds_from(value: Any) -> Any:
@@ -203,17 +199,16 @@ def _rule_options(entry: Any) -> Any:
 
 def _check_rule_fits_network(learning: LearningOptions, network: NetworkOptions) -> None:
     kind = network_kind(learning, network)
-    if (kind == "mlp") != (learning.rule == "backprop"):
-        need = "mlp" if learning.rule == "backprop" else "mrnn"
+    if kind not in learning.kinds:
         raise ValueError(
-            f"network.kind is {kind}, but {learning.rule} needs {need}: set it, or use auto"
+            f"network.kind is {kind}, but {learning.rule} needs {learning.kinds[0]}: set it, or use auto"
         )
     if kind != "mlp" and network.readout == "straight-through":
         raise ValueError("network.readout straight-through is for an mlp; use linear or activated")
-    if kind != "mlp" and network.activation == "relu":
+    if kind not in ("mlp", "cnn") and network.activation == "relu":
         raise ValueError("network.activation relu is for an mlp; an mrnn needs a bounded one")
-    if learning.rule == "contrastive-hebbian" and network.readout == "softmax":
-        raise ValueError("contrastive-hebbian holds the output at its target: no softmax readout")
+    if learning.needs_target and network.readout == "softmax":
+        raise ValueError(f"{learning.rule} knows the output's target: no softmax readout")
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,28 +5,16 @@ Nothing here imports torch: the command line checks a configuration before it st
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from continual_ep.experiments.keys import refuse_unknown_keys
-
-Rate = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-class Options(BaseModel):
-    """A group of options: frozen, and unknown keys are errors that name the closest one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            refuse_unknown_keys(values, list(cls.model_fields))
-        return values
+from continual_ep.experiments.option_types import (
+    Count,
+    Fraction,
+    NotNegative,
+    Options,
+    Rate,
+    Share,
+)
 
 
 class ImageOptions(Options):
@@ -199,9 +187,9 @@ class ConvolutionOptions(Options):
 class NetworkOptions(Options):
     """What is wired to what."""
 
-    kind: Literal["auto", "mrnn", "dendritic", "convolutional", "feedback-regulated", "mlp"] = (
-        Field(default="auto", description="auto: mlp for backprop, mrnn for every other rule")
-    )
+    kind: Literal[
+        "auto", "mrnn", "dendritic", "convolutional", "feedback-regulated", "mlp", "cnn"
+    ] = Field(default="auto", description="auto: mlp for feed-forward rules, else mrnn")
     residuals: bool = Field(
         default=False, description="symmetric skips of three layers; feedback-regulated only"
     )
@@ -263,6 +251,14 @@ class NetworkOptions(Options):
         default=None, description="draw weights from U(-init, init); mlp only"
     )
 
+    @property
+    def depth(self) -> int:
+        """Layers between input and output."""
+        if self.kind == "convolutional":
+            return len(self.convolutions.channels)
+        extra = len(self.convolutions.channels) if self.kind == "cnn" else 0
+        return extra + len(self.hidden)
+
     @model_validator(mode="after")
     def _fits_kind(self) -> "NetworkOptions":
         settling = (
@@ -280,12 +276,14 @@ class NetworkOptions(Options):
             "mlp": {**dict.fromkeys(settling, "mrnn"), **own},
             "mrnn": {**dict.fromkeys(forward, "mlp"), **own},
             "dendritic": {**dict.fromkeys(forward, "mlp"), "gain": "mrnn", "bias": "mrnn"},
+            "cnn": {**dict.fromkeys((*settling, *forward), "mrnn"), **own, "bias": "mrnn"},
             "convolutional": {**dict.fromkeys(forward, "mlp"), "hidden": "mrnn", "bias": "mrnn"},
             "feedback-regulated": {
                 **dict.fromkeys((*forward, "bias", "gain"), "mrnn"),
                 "bias": "mrnn",
             },
         }
+        foreign["cnn"].pop("convolutions")
         for kind in set(own.values()):
             foreign[kind] |= {key: word for key, word in own.items() if word != kind}
         for name, other in foreign.get(self.kind, {}).items():
@@ -302,125 +300,19 @@ class NetworkOptions(Options):
         return self
 
 
-class RuleOptions(Options):
-    """What every learning rule can be given."""
-
-    label: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._=+-]*$",
-        description="name in tables and folders; null: the rule's name",
-    )
-    learning_rates: Rate | list[Rate] | None = Field(
-        default=None, description="instead of training.learning_rates"
-    )
-
-
-class EquilibriumPropagationOptions(RuleOptions):
-    """Equilibrium propagation."""
-
-    rule: Literal["equilibrium-propagation"] = "equilibrium-propagation"
-    beta: Rate = Field(default=0.2, description="strength of the nudge")
-    estimator: Literal["centered", "one-sided", "random-sign"] = Field(
-        default="centered", description="how two equilibria make a gradient"
-    )
-    free_steps: Count = Field(default=20, description="of the free phase")
-    nudged_steps: Count = Field(default=6, description="of each nudged phase")
-    tolerance: Rate | None = Field(
-        default=None, description="stop a phase that moves less; null: never"
-    )
-    nudging: Literal["force", "loss"] = Field(
-        default="loss", description="loss: evaluated at each step, as published"
-    )
-    update: Literal["contrast", "postsynaptic"] = Field(
-        default="contrast",
-        description="postsynaptic: change of the post- times free presynaptic state",
-    )
-    corrected: bool = Field(
-        default=False, description="divide by the feedback scales between layer and output"
-    )
-    teaching: Literal["states", "difference"] = Field(
-        default="states", description="difference: carried as a small change; needs nudging: force"
-    )
-    adaptation_steps: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="steps of adjusted adaptation after the nudged phase"
-    )
-    adaptation_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.1, description="pull towards the free equilibrium in each of them"
-    )
-
-
-class ContrastiveHebbianOptions(RuleOptions):
-    """Contrastive Hebbian learning; needs squared error and a readout inside the dynamics."""
-
-    rule: Literal["contrastive-hebbian"] = "contrastive-hebbian"
-    free_steps: Count = Field(default=30, description="of the free phase")
-    clamped_steps: Count = Field(default=20, description="of the clamped phase")
-    tolerance: Rate | None = Field(
-        default=None, description="stop a phase that moves less; null: never"
-    )
-    update: Literal["contrast", "clamped-presynaptic"] = Field(
-        default="contrast", description="difference of products, or change times clamped state"
-    )
-    corrected: bool = Field(
-        default=True, description="divide by the feedback scales between layer and output"
-    )
-    adaptation_steps: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="steps of adjusted adaptation after the clamped phase; needs dt < 1"
-    )
-    adaptation_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.1, description="pull towards the free equilibrium in each of them"
-    )
-
-
-class BPTTOptions(RuleOptions):
-    """Back-propagation through time."""
-
-    rule: Literal["bptt"] = "bptt"
-    free_steps: Count = Field(default=20, description="of the free phase")
-    backward_steps: Count | None = Field(
-        default=None, description="steps differentiated; null: all"
-    )
-    tolerance: Rate | None = Field(
-        default=None, description="stop a phase that moves less; null: never"
-    )
-
-
-class EquilibriumGradientOptions(RuleOptions):
-    """The exact gradient at the equilibrium."""
-
-    rule: Literal["equilibrium-gradient"] = "equilibrium-gradient"
-    free_steps: Count = Field(default=200, description="at most, of the free phase")
-    adjoint_steps: Count = Field(default=200, description="at most, of the adjoint's relaxation")
-    tolerance: Rate | None = Field(default=1e-6, description="stop a phase that moves less")
-
-
-class BackpropOptions(RuleOptions):
-    """Back-propagation in the feed-forward twin."""
-
-    rule: Literal["backprop"] = "backprop"
-
-
-LearningOptions = Annotated[
-    EquilibriumPropagationOptions
-    | ContrastiveHebbianOptions
-    | BPTTOptions
-    | EquilibriumGradientOptions
-    | BackpropOptions,
-    Field(discriminator="rule"),
-]
-RULES: dict[str, type[RuleOptions]] = {
-    "equilibrium-propagation": EquilibriumPropagationOptions,
-    "contrastive-hebbian": ContrastiveHebbianOptions,
-    "bptt": BPTTOptions,
-    "equilibrium-gradient": EquilibriumGradientOptions,
-    "backprop": BackpropOptions,
-}
-
-
 class TrainingOptions(Options):
     """How the awake network is trained in each experience."""
 
-    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="rule of the steps")
+    optimizer: Literal["sgd", "adam", "flips"] = Field(
+        default="sgd", description="rule of the steps; flips: binary weights that flip"
+    )
+    adaptivity: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.001, description="part of a new gradient in its running mean; flips only"
+    )
+    threshold: Rate = Field(
+        default=1e-6, description="of that mean, beyond which a weight flips; flips only"
+    )
+    grapes: bool = Field(default=False, description="units that matter more learn more")
     learning_rates: Rate | list[Rate] = Field(
         default=0.05, description="one, or one per synapse layer"
     )
@@ -437,8 +329,10 @@ class TrainingOptions(Options):
 
     @model_validator(mode="after")
     def _momentum_needs_sgd(self) -> "TrainingOptions":
-        if self.optimizer == "adam" and self.momentum:
-            raise ValueError("momentum is an option of sgd; adam has its own moments")
+        if self.optimizer != "sgd" and self.momentum:
+            raise ValueError("momentum is an option of sgd; other optimizers have their own")
+        if self.optimizer == "flips" and self.weight_decay:
+            raise ValueError("weights that flip do not decay: weight_decay is for sgd and adam")
         return self
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from continual_ep.experiments.config import RunConfig
-from continual_ep.experiments.options import RULES, Options, RuleOptions
+from continual_ep.experiments.option_types import Options
+from continual_ep.experiments.rule_options import RULES, RuleOptions
 
 
 class Option(NamedTuple):
