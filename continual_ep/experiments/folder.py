@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from continual_ep.atomic_files import write_json, write_text
+from continual_ep.citations import citation, used_by
 from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.experiments.config import RunConfig, config_from, read_yaml
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+CITATIONS = "citations.bib"
 
 #: Seconds for which a lock is waited for.
 PATIENCE = 1.0
@@ -47,6 +49,8 @@ def opened_folder(config: RunConfig) -> Iterator[Path]:
         check_folder(config)  # again: another process may have come first
         if not (folder / CONFIG).exists():
             write_text(folder / CONFIG, config.to_yaml())
+            used = used_by(config.model_dump(mode="json"))
+            write_text(folder / CITATIONS, citation(*used))
         yield folder
 
 
