@@ -33,13 +33,15 @@ def learn(
     epochs: int,
     *,
     rate: float,
+    decay: float = 1.0,
     prune: bool = False,
     l1: float = 0.0,
-    **options,
-):
+    **options: float,
+) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     network = DirectedNetwork(2, outputs=1, generator=generator, **options)
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
     y = torch.tensor(OPERATIONS[operation]).float().view(-1, 1)
     ever = right = False
     try:
@@ -50,6 +52,7 @@ def learn(
             ever |= right
             SquaredError()(output, y).backward()
             optimizer.step()
+            schedule.step()
             if prune:
                 with torch.no_grad():
                     network.weight.sub_(l1 * network.weight.sign())

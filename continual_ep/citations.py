@@ -58,7 +58,8 @@ PAPERS: dict[str, Paper] = {
         "Laborieux, Axel and Ernoult, Maxence and Scellier, Benjamin and Bengio, Yoshua and Grollier, Julie "
         "and Querlioz, Damien",
         2021,
-        "Scaling Equilibrium Propagation to Deep {ConvNets} by Drastically Reducing Its Gradient Estimator Bias",
+        "Scaling Equilibrium Propagation to Deep {ConvNets} by Drastically Reducing Its Gradient "
+        "Estimator Bias",
         "Frontiers in Neuroscience",
         "15",
         "10.3389/fnins.2021.633674",
@@ -130,7 +131,8 @@ PAPERS: dict[str, Paper] = {
     "kubo2025": _arxiv(
         "Kubo, Yoshimasa and Delanois, Jean Erik and Bazhenov, Maxim",
         2025,
-        "Toward Lifelong Learning in Equilibrium Propagation: Sleep-like and Awake Rehearsal for Enhanced Stability",
+        "Toward Lifelong Learning in Equilibrium Propagation: Sleep-like and Awake Rehearsal for "
+        "Enhanced Stability",
         "2508.14081",
     ),
     "kubo2026dendrites": _arxiv(
@@ -209,7 +211,8 @@ PAPERS: dict[str, Paper] = {
         "Nature Communications 13",
     ),
     "farinha2020": _talk(
-        "Farinha, Matilde Tristany and Pequito, S{\\'e}rgio and Santos, Pedro A. and Figueiredo, M{\\'a}rio A. T.",
+        "Farinha, Matilde Tristany and Pequito, S{\\'e}rgio and Santos, Pedro A. "
+        "and Figueiredo, M{\\'a}rio A. T.",
         2020,
         "Equilibrium Propagation for Complete Directed Neural Networks",
         "European Symposium on Artificial Neural Networks",

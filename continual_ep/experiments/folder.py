@@ -49,6 +49,7 @@ def opened_folder(config: RunConfig) -> Iterator[Path]:
         check_folder(config)  # again: another process may have come first
         if not (folder / CONFIG).exists():
             write_text(folder / CONFIG, config.to_yaml())
+        if not (folder / CITATIONS).exists():
             used = used_by(config.model_dump(mode="json"))
             write_text(folder / CITATIONS, citation(*used))
         yield folder
