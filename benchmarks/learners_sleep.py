@@ -1,4 +1,4 @@
-"""Every network of the family awake, asleep and rehearsing: Split-MNIST, five experiences of two classes.
+"""Every learner awake, asleep and rehearsing: Split-MNIST, five experiences of two classes.
 
     python benchmarks/learners_sleep.py --data DATA --out OUT [NAME ...]
 
@@ -23,7 +23,7 @@ DENDRITES = {"kind": "dendritic", "hidden": [256]}
 PUBLISHED = {**DENDRITES, "feedback": "untied", "feedback_scale": 0.2}
 SLOW, FAST = [0.045, 0.009], [0.4, 0.05]
 
-#: Network, learning rule, learning rates of each learner.
+#: Network, learning rule, learning rates of each learner, and further options of the training.
 LEARNERS = {
     "EP": (LAYERED, EP, SLOW),
     "BPTT": (LAYERED, {"rule": "bptt", "free_steps": 12}, SLOW),
@@ -68,12 +68,89 @@ LEARNERS = {
         {**LONGER, "tolerance": 0.001},
         [0.1, 0.05, 0.02],
     ),
+    "EP, read with noise": (LAYERED, {**EP, "nudging": "force", "read_noise": 0.001}, SLOW),
+    "EP, GRAPES": (LAYERED, EP, SLOW, {"grapes": True}),
+    "EP, binary synapses": (
+        LAYERED,
+        EP,
+        [0.01, 0.01],
+        {"optimizer": "flips", "adaptivity": 0.001, "threshold": 3e-6},
+    ),
+    "stochastic EP": (
+        {**LAYERED, "activation": "shifted-sigmoid", "dt": 0.5, "order": "synchronous"},
+        {
+            "rule": "stochastic",
+            "beta": 0.3,
+            "free_steps": 20,
+            "nudged_steps": 12,
+            "nudging": "force",
+        },
+        SLOW,
+    ),
+    "holomorphic EP": (
+        {**LAYERED, "activation": "shifted-sigmoid"},
+        {"rule": "holomorphic", "points": 4, "free_steps": 12, "nudged_steps": 6},
+        SLOW,
+    ),
+    "continual EP": (
+        LAYERED,
+        {"rule": "continual", "rate": 0.0005, "free_steps": 12, "nudged_steps": 6},
+        SLOW,
+    ),
+    "coupled learning": (
+        {**LAYERED, "feedback_scale": 0.3},
+        {"rule": "coupled", "free_steps": 12, "clamped_steps": 8},
+        SLOW,
+    ),
+    "bioCHL": (
+        {**LAYERED, "activation": "shifted-sigmoid", "dt": 0.2, "order": "synchronous"},
+        {"rule": "predictive-hebbian", "free_steps": 40, "clamped_steps": 40, "seen_steps": 8},
+        SLOW,
+    ),
+    "direct cost feedback": (
+        {**LAYERED, "gain": 1.0},
+        {"rule": "direct-cost-feedback", "free_steps": 12},
+        [0.1, 0.02],
+    ),
+    "NEL": ({**LAYERED, "gain": 1.0}, {"rule": "neuromodulated", "free_steps": 12}, [0.1, 0.02]),
+    "backprop": ({"hidden": [512], "gain": 1.0}, {"rule": "backprop"}, SLOW),
+    "DLL": ({"hidden": [512], "gain": 1.0}, {"rule": "dendritic-localized"}, SLOW),
+    "DLL, Kolen-Pollack": (
+        {"hidden": [512], "gain": 1.0},
+        {
+            "rule": "dendritic-localized",
+            "backward_learning": "kolen-pollack",
+            "backward_rate": 1.0,
+            "decay": 0.001,
+        },
+        SLOW,
+    ),
+    "DLL, convolutional": (
+        {
+            "kind": "cnn",
+            "hidden": [128],
+            "gain": 1.0,
+            "convolutions": {"channels": [8, 16], "kernel": 5, "bias": False},
+        },
+        {"rule": "dendritic-localized"},
+        [0.02, 0.02, 0.02, 0.01],
+    ),
+    "DFC": (
+        {"hidden": [512], "gain": 1.0},
+        {"rule": "deep-feedback-control", "leak": 10.0},
+        [0.45, 0.09],
+    ),
+    "weight perturbation": (
+        {"hidden": [512], "gain": 1.0},
+        {"rule": "weight-perturbation", "draws": 5},
+        [0.01, 0.01],
+    ),
 }
 ARMS = ["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
 
 
 def configuration(name: str, args: argparse.Namespace) -> dict:
-    network, learning, rates = LEARNERS[name]
+    network, learning, rates, *more = LEARNERS[name]
     stream = {"name": "mnist", "root": args.data, "experiences": 5, "order_seed": None}
     stream["per_experience"] = 5000
     if args.validation:
@@ -82,7 +159,12 @@ def configuration(name: str, args: argparse.Namespace) -> dict:
         "stream": stream,
         "network": network,
         "learning": [learning],
-        "training": {"learning_rates": rates, "batch_size": 50, "epochs": 1},
+        "training": {
+            "learning_rates": rates,
+            "batch_size": 50,
+            "epochs": 1,
+            **(more[0] if more else {}),
+        },
         "rehearsal": {"per_class": 2, "share": 0.2},
         "arms": args.arms.split(","),
         "seeds": args.seeds,
