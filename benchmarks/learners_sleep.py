@@ -114,7 +114,8 @@ LEARNERS = {
     ),
     "NEL": ({**LAYERED, "gain": 1.0}, {"rule": "neuromodulated", "free_steps": 12}, [0.1, 0.02]),
     "backprop": ({"hidden": [512], "gain": 1.0}, {"rule": "backprop"}, SLOW),
-    "DLL": ({"hidden": [512], "gain": 1.0}, {"rule": "dendritic-localized"}, SLOW),
+    # Backward weights drawn by the fan-out are larger than the forward ones, and so are the errors.
+    "DLL": ({"hidden": [512], "gain": 1.0}, {"rule": "dendritic-localized"}, [0.004, 0.009]),
     "DLL, Kolen-Pollack": (
         {"hidden": [512], "gain": 1.0},
         {
@@ -123,7 +124,7 @@ LEARNERS = {
             "backward_rate": 1.0,
             "decay": 0.001,
         },
-        SLOW,
+        [0.009, 0.009],
     ),
     "DLL, convolutional": (
         {
@@ -133,7 +134,7 @@ LEARNERS = {
             "convolutions": {"channels": [8, 16], "kernel": 5, "bias": False},
         },
         {"rule": "dendritic-localized"},
-        [0.02, 0.02, 0.02, 0.01],
+        [0.005, 0.005, 0.005, 0.01],
     ),
     "DFC": (
         {"hidden": [512], "gain": 1.0},
