@@ -277,9 +277,9 @@ def feedforward() -> dict[str, Setting]:
         ("dfc-backprop", Backprop()),
     ):
         found[name] = Setting(perceptron([256] * 3, rule), [1e-3] * 4, batch=128, **adam)
-    strong = DeepFeedbackControl(target="label", leak=0.1, control_steps=3)
+    strong = DeepFeedbackControl(target="label", leak=10.0, control_steps=3)
     found["dfc-strong"] = Setting(
-        perceptron([256] * 3, strong), [3e-4] * 4, batch=128, adam=True, decay=0.9
+        perceptron([256] * 3, strong), [1e-3] * 4, batch=128, adam=True, decay=0.9
     )
     found["weight-perturbation"] = Setting(
         perceptron([256], WeightPerturbation(0.01), activation="relu"),

@@ -15,6 +15,7 @@ from continual_ep.errors import (
 )
 from continual_ep.learning import (
     BPTT,
+    LEARNING_RULES,
     Backprop,
     BinaryFlips,
     ContinualEP,
@@ -34,6 +35,7 @@ from continual_ep.learning import (
     WeightPerturbation,
     binarize,
 )
+from continual_ep.learning.check import check_gradients
 from continual_ep.learning.deep_feedback_control import jacobians
 from continual_ep.learning.feedforward import ForwardPass
 from continual_ep.learning.predictive_hebbian import predicted
@@ -730,6 +732,24 @@ LEARNERS = {
         )
     },
 }
+
+
+def test_every_rule_of_the_registry_is_tested_here_or_with_the_family():
+    family = {"equilibrium-propagation", "contrastive-hebbian", "bptt", "equilibrium-gradient"}
+    assert set(LEARNERS) - {"cnn"} == set(LEARNING_RULES) - family - {"backprop"}
+
+
+def test_local_rules_are_checked_against_backpropagation():
+    network = perceptron(DendriticLocalizedLearning())
+    x, y = data()
+    report = check_gradients(network, x, y, SquaredError())
+    rows = {row.name: row for row in report.rows}
+    assert set(rows) == {f"{kind}.{n}" for kind in ("weights", "biases") for n in range(3)}
+    assert rows["weights.2"].relative_error < 1e-12  # the output's error is the loss's own
+    assert rows["weights.0"].cosine < 0.99
+    assert isinstance(network.learning, DendriticLocalizedLearning)
+    with pytest.raises(ConfigurationError, match="nothing to check"):
+        check_gradients(perceptron(Backprop()), x, y, SquaredError())
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -18,7 +18,7 @@ from continual_ep.experiments.config import RunConfig, label_of
 from continual_ep.experiments.randomness import named_seed
 from continual_ep.experiments.warned import warnings_to
 from continual_ep.learning.check import GradientReport, check_gradients
-from continual_ep.networks import MRNN
+from continual_ep.networks import RecurrentModule
 from continual_ep.strategies import make_loss
 
 
@@ -34,18 +34,15 @@ def check_configured(
     """
     reports = []
     with warnings_to(lambda text: console.print(f"warning: {text}", markup=False, highlight=False)):
-        x, y, outputs = _samples(config, batch)
+        x, y, outputs, image = _samples(config, batch)
         for learning in config.learning:
             generator = torch.Generator().manual_seed(named_seed(seed, "weights"))
             features = math.prod(x.shape[1:])
-            network = build_network(config.network, learning, features, outputs, generator)
-            if not isinstance(network, MRNN):
-                raise ConfigurationError(
-                    f"{label_of(learning)} learns by autograd itself: there is nothing to check"
-                )
+            network = build_network(config.network, learning, features, outputs, generator, image)
             criterion = make_loss(config.training.loss, network.readout)
             report = check_gradients(network.double(), x, y, criterion, reference=reference)
-            show_report(report, f"{label_of(learning)} against {reference}", console)
+            against = reference if isinstance(network, RecurrentModule) else "backprop"
+            show_report(report, f"{label_of(learning)} against {against}", console)
             reports.append(report)
     return reports
 
@@ -85,8 +82,8 @@ def _factory(name: str) -> Callable[[], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _samples(config: RunConfig, batch: int) -> tuple[Tensor, Tensor, int]:
-    """Inputs and labels from all experiences in turn, and the number of classes."""
+def _samples(config: RunConfig, batch: int) -> tuple[Tensor, Tensor, int, tuple[int, ...] | None]:
+    """Inputs and labels from all experiences in turn, the number of classes, the shape of images."""
     benchmark = build_stream(config)
     sets = [experience.dataset for experience in benchmark.train_stream]
     pairs = [
@@ -96,7 +93,7 @@ def _samples(config: RunConfig, batch: int) -> tuple[Tensor, Tensor, int]:
     ]
     x = torch.stack([sample for sample, _ in pairs]).double()
     y = torch.tensor([int(label) for _, label in pairs])
-    return x, y, len(benchmark.class_order)
+    return x, y, len(benchmark.class_order), benchmark.image_shape
 
 
 def show_report(report: GradientReport, title: str, console: Console) -> None:

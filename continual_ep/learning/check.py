@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.bptt import BPTT
 from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
+from continual_ep.learning.feedforward import FeedforwardRule
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.recurrent import RecurrentModule, Settling
 
@@ -60,7 +63,7 @@ class GradientReport:
 
 
 def check_gradients(
-    network: RecurrentModule,
+    network: nn.Module,
     x: Tensor,
     y: Tensor,
     criterion: Callable[[Tensor, Tensor], Tensor],
@@ -69,20 +72,18 @@ def check_gradients(
 ) -> GradientReport:
     """Compare the gradients of ``network.learning`` with a reference; the network stays as it was.
 
-    :param network: a recurrent network; in float64 the comparison is not limited by rounding.
+    :param network: in float64 the comparison is not limited by rounding.
     :param x: a batch of inputs; ``y``: its targets, as ``criterion`` takes them.
     :param reference: ``"exact"`` (implicit differentiation at the equilibrium) or ``"bptt"`` (through all
-        free steps of the rule).
-    :raises ConfigurationError: for an unknown reference or a network without dynamics.
+        free steps of the rule). A feed-forward network is compared with back-propagation.
+    :raises ConfigurationError: for an unknown reference, or a network without one of our rules.
     """
     if reference not in REFERENCES:
         raise ConfigurationError(
             f"reference {reference!r} is unknown; choose one of {', '.join(REFERENCES)}"
         )
     if not isinstance(network, RecurrentModule):
-        raise ConfigurationError(
-            f"{type(network).__name__} has no dynamics: its gradients are autograd's own"
-        )
+        return _against_backprop(network, x, y, criterion)
     rule = network.learning
     found, loss, settling = _gradients(network, x, y, criterion)
     try:
@@ -92,6 +93,40 @@ def check_gradients(
         network.learning, network.settling = rule, settling
     rows = tuple(_row(name, found[name], exact[name]) for name in found)
     return GradientReport(rows, loss, settling, _silent_outputs(network, x))
+
+
+def _against_backprop(
+    network: nn.Module, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
+) -> GradientReport:
+    owner: Any = network
+    rule = getattr(network, "learning", None)
+    if not isinstance(rule, FeedforwardRule) or isinstance(rule, Backprop):
+        raise ConfigurationError(
+            f"{type(network).__name__} learns by autograd itself: there is nothing to check"
+        )
+    # Backward weights have no gradient of their own to compare with.
+    named = {n: p for n, p in network.named_parameters() if not n.startswith("backward_weights")}
+    found, loss = _autograd(network, named, x, y, criterion)
+    try:
+        owner.learning = Backprop()
+        exact, _ = _autograd(network, named, x, y, criterion)
+    finally:
+        owner.learning = rule
+    return GradientReport(tuple(_row(n, found[n], exact[n]) for n in found), loss, None)
+
+
+def _autograd(
+    network: nn.Module,
+    named: dict[str, nn.Parameter],
+    x: Tensor,
+    y: Tensor,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[dict[str, Tensor], float]:
+    named = {name: p for name, p in named.items() if p.requires_grad}
+    with torch.enable_grad():
+        loss = criterion(network(x), y)
+        gradients = torch.autograd.grad(loss, list(named.values()))
+    return dict(zip(named, gradients, strict=True)), float(loss.detach())
 
 
 def _silent_outputs(network: RecurrentModule, x: Tensor) -> float:
@@ -106,11 +141,8 @@ def _silent_outputs(network: RecurrentModule, x: Tensor) -> float:
 def _gradients(
     network: RecurrentModule, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], float, Settling | None]:
-    named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    with torch.enable_grad():
-        loss = criterion(network(x), y)
-        gradients = torch.autograd.grad(loss, list(named.values()))
-    return dict(zip(named, gradients, strict=True)), float(loss.detach()), network.settling
+    found, loss = _autograd(network, dict(network.named_parameters()), x, y, criterion)
+    return found, loss, network.settling
 
 
 def _row(name: str, found: Tensor, exact: Tensor) -> GradientRow:
