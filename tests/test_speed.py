@@ -15,6 +15,7 @@ from continual_ep.learning import (
     EnsembleSGD,
     EquilibriumPropagation,
     SquaredError,
+    StochasticEP,
 )
 from continual_ep.networks import MRNN, ConvolutionalRNN, DendriticRNN, Ensemble
 from continual_ep.relaxation import Relaxation, TimeSteps, settle
@@ -253,6 +254,8 @@ def test_ensembles_refuse_what_does_not_fit():
         ensemble(torch.rand(3, 5, 6))
     with pytest.raises(InputError, match="NaN"):
         ensemble(torch.full((2, 5, 6), torch.nan))
+    with pytest.raises(ConfigurationError, match="not by StochasticEP"):
+        Ensemble([network(learning=StochasticEP(averaged_steps=2))])(torch.rand(5, 6))
     with pytest.raises(ConfigurationError, match="no member 2"):
         ensemble.member(2)
     with pytest.raises(ConfigurationError, match="1 learning rates"):

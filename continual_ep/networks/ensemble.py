@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.learning.bptt import BPTT
+from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.networks.clamped import ClampedLayers
 from continual_ep.networks.layered import checked_values
 from continual_ep.networks.mrnn import MRNN
@@ -65,6 +67,19 @@ class Ensemble(RecurrentModule):
         for name, _ in first.named_buffers():
             each = [dict(member.named_buffers())[name] for member in members]
             self.register_buffer(name, torch.stack(each).unsqueeze(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The readouts at the free equilibria, ``(members, batch, classes)``.
+
+        :raises ConfigurationError: for a rule that knows one network only.
+        :raises InputError: for an input that does not fit.
+        :raises DivergenceError: when a state becomes NaN or infinite.
+        """
+        if type(self.learning) not in (EquilibriumPropagation, BPTT):
+            raise ConfigurationError(
+                f"an ensemble learns by EquilibriumPropagation or BPTT, not by {type(self.learning).__name__}"
+            )
+        return super().forward(x)
 
     def __len__(self) -> int:
         return self.count
