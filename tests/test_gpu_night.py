@@ -26,14 +26,22 @@ interpreted = pytest.mark.skipif(
 )
 
 
-def chain(seed, *, masked=False, constants=False, plastic=(True, True), dtype=torch.float32):
+def chain(
+    seed,
+    parameters=None,
+    *,
+    masked=False,
+    constants=False,
+    plastic=(True, True),
+    dtype=torch.float32,
+):
     generator = torch.Generator().manual_seed(seed)
     sizes, sleepers = [20, 37, 5], []
     for number, (pre, post) in enumerate(pairwise(sizes)):
         weight = torch.randn(post, pre, generator=generator, dtype=dtype) * 0.3 + 0.05
         mask = (torch.rand(post, pre, generator=generator) < 0.6).to(dtype) if masked else None
         layer = SleepLayer(f"w{number}", nn.Parameter(weight), shape=(pre,), mask=mask)
-        sleepers.append(sleeper(layer, SleepParameters(leak=0.9)))
+        sleepers.append(sleeper(layer, parameters or SleepParameters(leak=0.9)))
     spikes = torch.rand(60, 20, generator=generator) < 0.15
     spikes[7:12] = False  # steps in which nobody below spikes
     kind = sleepers[0].by_input.dtype
@@ -61,9 +69,9 @@ def test_the_interpreter_dreams_the_same_dream(options):
         SleepParameters(leak=0.9, increase=inc, decrease=0.002, biases=biases)
         for inc in (0.01, 0.03)
     ]
-    expected = [chain(seed, **options) for seed in range(2)]
+    expected = [chain(seed, own, **options) for seed, own in enumerate(parameters)]
     diaries = [sleep_through([own], p, 60) for own, p in zip(expected, parameters, strict=True)]
-    found = [chain(seed, **options) for seed in range(2)]
+    found = [chain(seed, own, **options) for seed, own in enumerate(parameters)]
     before = found[0].sleepers[0].weight().copy()
     counts = sleep_on_device(found, parameters, 60, "cpu")
     for ours, theirs, diary, count in zip(found, expected, diaries, counts, strict=True):

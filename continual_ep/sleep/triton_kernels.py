@@ -81,8 +81,8 @@ def sleep_units(  # type: ignore[no-untyped-def] # Triton reads annotations as t
                 for first in range(0, inputs, TILE):
                     source = first + tl.arange(0, TILE)
                     there = source < inputs
-                    change = tl.load(spiking + step * inputs + source, mask=there, other=0)
-                    change = tl.where(change != 0, increase, -decrease)
+                    spiked = tl.load(spiking + step * inputs + source, mask=there, other=0) != 0
+                    change = tl.where(spiked, increase, -decrease)
                     places = source[:, None] * units + lane[None, :]
                     wanted = there[:, None] & fired[None, :]
                     if MASKED:
