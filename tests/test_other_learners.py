@@ -64,7 +64,7 @@ def gradients(network, x, y, criterion=None):
 
 
 def flat(found):
-    return torch.cat([g.flatten() for g in found if g is not None])
+    return torch.cat([g.detach().flatten() for g in found if g is not None])
 
 
 def cosine(a, b):
