@@ -143,8 +143,9 @@ LEARNERS = {
     ),
     "weight perturbation": (
         {"hidden": [512], "gain": 1.0},
-        {"rule": "weight-perturbation", "draws": 5},
-        [0.01, 0.01],
+        {"rule": "weight-perturbation", "draws": 20},
+        [0.001, 0.001],
+        {"optimizer": "adam"},
     ),
 }
 ARMS = ["sequential", "sleep", "rehearsal", "rehearsal+sleep"]

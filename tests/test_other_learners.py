@@ -644,7 +644,7 @@ def test_symmetric_weights_descend_an_energy():
     network.settle(x, state, observe=lambda a, b: states.extend([a, b]))
     for s in states:
         difference = s[0, 3:, None] - s[0, None, 3:]
-        energies.append(0.25 * float((network.weight[3:, 3:] * difference**2).sum()))
+        energies.append(0.25 * float((network.weight.detach()[3:, 3:] * difference**2).sum()))
     assert energies[1] < energies[0]
 
 
