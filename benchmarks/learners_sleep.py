@@ -71,9 +71,9 @@ LEARNERS = {
     "EP, read with noise": (LAYERED, {**EP, "nudging": "force", "read_noise": 0.001}, SLOW),
     "EP, GRAPES": (LAYERED, EP, SLOW, {"grapes": True}),
     "EP, binary synapses": (
-        {**LAYERED, "gain": 1.0},
+        LAYERED,
         EP,
-        [0.05, 0.05],
+        [0.01, 0.01],
         {"optimizer": "flips", "adaptivity": 0.001, "threshold": 3e-6},
     ),
     "stochastic EP": (
