@@ -773,3 +773,37 @@ def test_the_other_learners_learn_and_sleep_in_avalanche(name):
     assert len(sleep.last_night.spikes) == len(model.synapses())
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     assert not torch.equal(model.weights[0], before["weights.0"])
+
+
+@pytest.mark.parametrize("kind", ["directed", "sequence"])
+def test_networks_that_do_not_sleep_learn_in_avalanche(kind):
+    torch.manual_seed(0)
+    stream = class_incremental("digits", 5, per_class=10, flatten=kind == "directed")
+    model = {
+        "directed": lambda: DirectedNetwork(
+            64, 3, 10, free_steps=40, teaching_steps=40, dt=0.1, leak=1.0, generator=generator()
+        ),
+        "sequence": lambda: SequenceRNN(
+            8, 12, 10, learning=DendriticLocalizedLearning(), generator=generator()
+        ),
+    }[kind]()
+    before = copy.deepcopy(model.state_dict())
+    strategy = SupervisedTemplate(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+        criterion=SquaredError(),
+        train_mb_size=10,
+        evaluator=silent_evaluator(),
+    )
+    strategy.train(stream.train_stream[0])
+    assert any(not torch.equal(p, before[name]) for name, p in model.state_dict().items())
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    strategy = SupervisedTemplate(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.5),
+        criterion=SquaredError(),
+        plugins=[SleepReplay(steps=10)],
+        evaluator=silent_evaluator(),
+    )
+    with pytest.raises(ConfigurationError, match="does not sleep"):
+        strategy.train(stream.train_stream[1])
