@@ -70,11 +70,15 @@ class PredictiveHebbian(SecondPhaseRule):
     ) -> tuple[list[Tensor], Tensor | None]:
         target, weight = target_of(phase, output_gradient, "predictive Hebbian learning")
         batch = len(target)
-        cut = int(self.fitted * batch)
-        if not 0 < cut < batch:
-            raise ConfigurationError(
-                f"a batch of {batch} cannot be parted into one to fit and one to learn: give larger batches"
+        if batch < 2:
+            # The last batch of an epoch may be that small.
+            phase.network.warn_once(
+                "nothing is learned from a batch of one: its sample would have to be fitted and learned"
             )
+            nothing = [torch.zeros_like(p) for p in phase.network.dynamical_parameters]
+            x = phase.clamped.x
+            return nothing, torch.zeros_like(x) if phase.clamped.wants_input else None
+        cut = min(batch - 1, max(1, int(self.fitted * batch)))
         clamped = phase.network.clamp(phase.clamped.x[cut:])
         clamped.wants_input = False
         rest = clamped.initial_states()
