@@ -2,9 +2,25 @@
 
 from dataclasses import dataclass
 
-from continual_ep.learning.feedforward import FeedforwardRule
+from continual_ep.errors import ConfigurationError
+from continual_ep.learning.feedforward import FeedforwardRule, StackRule
 
 
 @dataclass(frozen=True)
 class Backprop(FeedforwardRule):
     """Back-propagation by autograd: a feed-forward network needs nothing else."""
+
+
+def rule_for_layers(network: str, rule: FeedforwardRule | None) -> FeedforwardRule:
+    """The rule of a network whose layers learn one by one; by default back-propagation.
+
+    :param network: its kind, for the message.
+    :raises ConfigurationError: for a rule that looks at a stack of layers, or is for other networks.
+    """
+    found = rule or Backprop()
+    if not isinstance(found, FeedforwardRule) or isinstance(found, StackRule):
+        raise ConfigurationError(
+            f"a {network} cannot learn by {type(found).__name__}: it needs a rule that speaks for each layer "
+            "alone, Backprop or DendriticLocalizedLearning"
+        )
+    return found

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.learning.backprop import Backprop
-from continual_ep.learning.feedforward import FeedforwardRule, StackRule
+from continual_ep.learning.backprop import rule_for_layers
+from continual_ep.learning.feedforward import FeedforwardRule
 from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS, activation_named
 from continual_ep.networks.convolution import each_layer, image_shape
 from continual_ep.networks.layered import checked_values, per_layer
@@ -63,13 +63,7 @@ class CNN(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        rule = learning or Backprop()
-        if not isinstance(rule, FeedforwardRule) or isinstance(rule, StackRule):
-            raise ConfigurationError(
-                f"a CNN cannot learn by {type(rule).__name__}: it needs a rule that speaks for each layer "
-                f"alone, "
-                "Backprop or DendriticLocalizedLearning"
-            )
+        rule = rule_for_layers("CNN", learning)
         depth = len(channels)
         if not depth or min(channels) < 1:
             raise ConfigurationError(f"channels {list(channels)} make no network")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, InputError
-from continual_ep.learning.backprop import Backprop
-from continual_ep.learning.feedforward import FeedforwardRule, StackRule
+from continual_ep.learning.backprop import rule_for_layers
+from continual_ep.learning.feedforward import FeedforwardRule
 from continual_ep.networks.layered import initial_weight, per_layer, validated_sizes
 
 
@@ -44,12 +44,7 @@ class SequenceRNN(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        rule = learning or Backprop()
-        if not isinstance(rule, FeedforwardRule) or isinstance(rule, StackRule):
-            raise ConfigurationError(
-                f"a SequenceRNN cannot learn by {type(rule).__name__}: it needs a rule that speaks for each "
-                "layer alone, Backprop or DendriticLocalizedLearning"
-            )
+        rule = rule_for_layers("SequenceRNN", learning)
         self.sizes = validated_sizes([inputs, hidden, outputs], hidden=1)
         self.learning = rule
         self.weights = nn.ParameterList(
