@@ -30,7 +30,6 @@ from continual_ep.learning import (
     DendriticLocalizedLearning,
     EquilibriumPropagation,
     SquaredError,
-    WeightPerturbation,
 )
 from continual_ep.networks import MLP, MRNN, ConvolutionalRNN, DendriticRNN
 from continual_ep.streams import class_incremental
@@ -280,12 +279,6 @@ def feedforward() -> dict[str, Setting]:
     strong = DeepFeedbackControl(target="label", leak=10.0, control_steps=3)
     found["dfc-strong"] = Setting(
         perceptron([256] * 3, strong), [1e-3] * 4, batch=128, adam=True, decay=0.9
-    )
-    found["weight-perturbation"] = Setting(
-        perceptron([256], WeightPerturbation(0.01), activation="relu"),
-        [1e-3, 1e-3],
-        batch=128,
-        **adam,
     )
     return found
 
