@@ -77,7 +77,8 @@ class BinaryFlips(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        flips, total = torch.zeros(()), 0
+        flipped: list[Tensor] = []
+        total = 0
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -87,9 +88,10 @@ class BinaryFlips(torch.optim.Optimizer):
                     continue
                 flip = self._flips(parameter, group)
                 parameter.mul_(1.0 - 2.0 * flip.to(parameter.dtype))
-                flips, total = flips + flip.sum().cpu(), total + flip.numel()
+                flipped.append(flip.sum())
+                total += flip.numel()
         if total:
-            self._look_at(float(flips) / total)
+            self._look_at(float(torch.stack(flipped).sum()) / total)
         return loss
 
     def _flips(self, weight: nn.Parameter, group: dict[str, Any]) -> Tensor:

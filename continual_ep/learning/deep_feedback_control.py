@@ -72,7 +72,7 @@ class DeepFeedbackControl(StackRule):
         checked_positive("control_steps", self.control_steps)
 
     @property
-    def backward_weights_learn(self) -> bool:  # type: ignore[override]
+    def backward_weights_learn(self) -> bool:
         return self.feedback_learning
 
     def initial_backward_weights(

@@ -76,7 +76,7 @@ class DendriticLocalizedLearning(FeedforwardRule):
             )
 
     @property
-    def backward_weights_learn(self) -> bool:  # type: ignore[override]
+    def backward_weights_learn(self) -> bool:
         return self.backward_learning != "fixed"
 
     def linear(

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 class FeedforwardRule:
     """A learning rule of a feed-forward network. Rules are immutable; all state is the network's."""
 
-    #: Whether layers above the first have backward weights of their own, and whether these learn.
+    #: Whether layers above the first have backward weights of their own.
     backward_weights: bool = False
-    backward_weights_learn: bool = False
     #: Their learning rate, as a part of their layer's.
     backward_rate: float = 1.0
     #: Their standard deviation; None for one over the root of the fan-out, which keeps the size of an error.
     backward_std: float | None = None
+
+    @property
+    def backward_weights_learn(self) -> bool:
+        """Whether these learn."""
+        return False
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, backward: Tensor | None

@@ -95,7 +95,6 @@ class StochasticEP(EquilibriumPropagation):
         before = settle(
             noisy, relaxation, steps=steps - self.averaged_steps, start=start, nudge=nudge
         )
-        # The last but one mean tells how much the last state still changes it.
         end = settle(
             noisy,
             relaxation,
@@ -106,6 +105,7 @@ class StochasticEP(EquilibriumPropagation):
         )
         layers = list(zip(*end.trace, strict=True))
         means = [torch.stack(layer).mean(0) for layer in layers]
+        # What drawing one step more would change in the means: states themselves never rest.
         change = max(
             float((layer[-1] - mean).abs().mean()) / self.averaged_steps
             for layer, mean in zip(layers, means, strict=True)

@@ -85,14 +85,14 @@ class Ensemble(RecurrentModule):
         return self.count
 
     def _stacked(self, kind: str) -> list[nn.Parameter]:
-        found = [name for name, _ in self._template[0].named_parameters() if name.startswith(kind)]
-        return [self.parameters_by_name[_key(name)] for name in found]
+        """The parameters whose names begin so, in the order of a member's."""
+        return [p for key, p in self.parameters_by_name.items() if key.startswith(kind)]
 
     @property
     def dynamical_parameters(self) -> list[nn.Parameter]:
         depth = len(self.activations)
-        weights, biases = self._stacked("weights.")[:depth], self._stacked("biases.")[:depth]
-        return [*weights, *biases, *self._stacked("feedback_weights.")]
+        weights, biases = self._stacked("weights_")[:depth], self._stacked("biases_")[:depth]
+        return [*weights, *biases, *self._stacked("feedback_weights_")]
 
     def clamp(
         self,
@@ -104,15 +104,14 @@ class Ensemble(RecurrentModule):
         """The members with their inputs clamped to ``x``, shape ``(members, batch, sizes[0])``."""
         if parameters is None:
             parameters = [parameter.detach() for parameter in self.dynamical_parameters]
-        template, depth = self._template[0], len(self.activations)
-        weights, rest = parameters[:depth], parameters[depth:]
-        biases, feedback = (rest[:depth], rest[depth:]) if len(template.biases) else ((), rest)
+        template = self._template[0]
+        weights, biases, feedback = template.parted(parameters)
         own = [getattr(self, name) for name, _ in template.named_buffers()]
         return ClampedLayers(
             x,
             weights,
             biases,
-            weights[1:] if template.feedback == "tied" else feedback,
+            feedback,
             self.activations,
             drives[0] if drives else None,
             time_steps=own or None,
@@ -142,8 +141,8 @@ class Ensemble(RecurrentModule):
     def readout_parameters(self) -> tuple[Tensor, Tensor | None] | None:
         if self._template[0].readout != "softmax":
             return None
-        biases = self._stacked("biases.")
-        return self._stacked("weights.")[-1], biases[-1] if biases else None
+        biases = self._stacked("biases_")
+        return self._stacked("weights_")[-1], biases[-1] if biases else None
 
     def read(self, state: Tensor) -> Tensor:
         outside = self.readout_parameters

@@ -89,6 +89,7 @@ class RecurrentNetwork(RecurrentModule):
                 self.readout_layer.weight.uniform_(-bound, bound, generator=generator)
                 if readout_bias:
                     self.readout_layer.bias.zero_()
+        self.learning.check(self)
 
     def _activations(self) -> list[Activation]:
         hidden: list[Activation] = [activation_named(self.activation) for _ in self.shapes[1:]]

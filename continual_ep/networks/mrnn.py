@@ -142,21 +142,27 @@ class MRNN(RecurrentModule, LayeredNetwork):
         """The network with its input clamped to ``x``, shape ``(batch, sizes[0])``."""
         if parameters is None:
             parameters = [parameter.detach() for parameter in self.dynamical_parameters]
-        depth = len(self.activations)
-        weights, rest = parameters[:depth], parameters[depth:]
-        biases, feedback = (rest[:depth], rest[depth:]) if len(self.biases) else ((), rest)
-        tied = self.feedback == "tied"
+        weights, biases, feedback = self.parted(parameters)
         return ClampedLayers(
             x,
             weights,
             biases,
-            weights[1:] if tied else feedback,
+            feedback,
             self.activations,
             drives[0] if drives else None,
             time_steps=self.time_steps,
             scales=self.feedback_scales,
             products=self.relaxation.products,
         )
+
+    def parted(
+        self, parameters: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """Weights, biases and feedback of :attr:`dynamical_parameters`, or of others in their order."""
+        depth = len(self.activations)
+        weights, rest = parameters[:depth], parameters[depth:]
+        biases, feedback = (rest[:depth], rest[depth:]) if len(self.biases) else ((), rest)
+        return weights, biases, weights[1:] if self.feedback == "tied" else feedback
 
     @property
     def time_steps(self) -> list[Tensor] | None:

@@ -71,7 +71,7 @@ class RecurrentModule(nn.Module):
                 "recurrent networks (EquilibriumPropagation, BPTT, EquilibriumGradient, ...); Backprop "
                 "is for an MLP"
             )
-        # Asked again when the network is complete.
+        # A network that is not complete yet asks at the end of its own __init__.
         if hasattr(self, "activations"):
             rule.check(self)
         self._learning = rule
@@ -144,7 +144,6 @@ class RecurrentModule(nn.Module):
         :raises InputError: for an input that does not fit.
         :raises DivergenceError: when a state becomes NaN or infinite.
         """
-        self.learning.check(self)
         if self.relaxation.captured and not self.learning.capturable:
             raise ConfigurationError(
                 f"{type(self.learning).__name__} with these options looks at its states while it settles and "

@@ -52,13 +52,31 @@ def multiplication(products: str, like: Tensor, *, stacked: bool = False) -> Mul
     _need_float32(products, like)
     if like.is_cuda and products == "tf32":
         return Multiplication(_as_it_is, mm, addmm)  # see tensor_cores
-    if like.is_cuda:
-        return _on_tensor_cores(stacked)
+    if like.is_cuda:  # bfloat16 operands, float32 sums
 
-    def rounded_mm(state: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
-        return mm(rounded(state, products), weight, out=out)
+        def product(state: Tensor, weight: Tensor) -> Tensor:
+            return mm(state.bfloat16(), weight, out_dtype=torch.float32)
 
-    def rounded_addmm(
+        return Multiplication(lambda weight: weight.bfloat16(), *_from_product(product))
+
+    def rounded_product(state: Tensor, weight: Tensor) -> Tensor:
+        return mm(rounded(state, products), weight)
+
+    return Multiplication(lambda weight: rounded(weight, products), *_from_product(rounded_product))
+
+
+def _from_product(
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """``mm`` and ``addmm`` that write into ``out``, as torch's do."""
+
+    def into(found: Tensor, out: Tensor | None) -> Tensor:
+        return found if out is None else out.copy_(found)
+
+    def multiply(state: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return into(product(state, weight), out)
+
+    def multiply_and_add(
         total: Tensor,
         state: Tensor,
         weight: Tensor,
@@ -66,9 +84,9 @@ def multiplication(products: str, like: Tensor, *, stacked: bool = False) -> Mul
         alpha: float = 1.0,
         out: Tensor | None = None,
     ) -> Tensor:
-        return addmm(total, rounded(state, products), weight, alpha=alpha, out=out)
+        return into(torch.add(total, product(state, weight), alpha=alpha), out)
 
-    return Multiplication(lambda weight: rounded(weight, products), rounded_mm, rounded_addmm)
+    return multiply, multiply_and_add
 
 
 def operands(products: str, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -93,30 +111,6 @@ def _need_float32(products: str, like: Tensor) -> None:
 
 def _as_it_is(weight: Tensor) -> Tensor:
     return weight
-
-
-def _on_tensor_cores(stacked: bool) -> Multiplication:
-    """bfloat16 operands, float32 sums."""
-    mm = torch.bmm if stacked else torch.mm
-
-    def into(found: Tensor, out: Tensor | None) -> Tensor:
-        return found if out is None else out.copy_(found)
-
-    def cast_mm(state: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
-        return into(mm(state.bfloat16(), weight, out_dtype=torch.float32), out)
-
-    def cast_addmm(
-        total: Tensor,
-        state: Tensor,
-        weight: Tensor,
-        *,
-        alpha: float = 1.0,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        product = mm(state.bfloat16(), weight, out_dtype=torch.float32)
-        return into(torch.add(total, product, alpha=alpha), out)
-
-    return Multiplication(lambda weight: weight.bfloat16(), cast_mm, cast_addmm)
 
 
 @contextmanager
