@@ -244,7 +244,7 @@ def test_every_constant_of_the_sleep_can_be_configured() -> None:
 def test_names_are_those_of_the_registries() -> None:
     from typing import get_args
 
-    from continual_ep.experiments.options import NetworkOptions
+    from continual_ep.experiments.network_options import NetworkOptions
     from continual_ep.networks import NETWORKS
     from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS
 

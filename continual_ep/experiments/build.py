@@ -13,7 +13,7 @@ from avalanche.training.templates import SupervisedTemplate
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.cells import Cell
 from continual_ep.experiments.config import RunConfig, network_kind
-from continual_ep.experiments.options import NetworkOptions
+from continual_ep.experiments.network_options import NetworkOptions
 from continual_ep.experiments.randomness import named_seed
 from continual_ep.experiments.rule_options import LearningOptions
 from continual_ep.learning import LEARNING_RULES

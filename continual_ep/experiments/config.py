@@ -11,9 +11,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.experiments.network_options import NetworkOptions
 from continual_ep.experiments.option_types import Count, Options
 from continual_ep.experiments.options import (
-    NetworkOptions,
     RehearsalOptions,
     SleepOptions,
     StreamOptions,
