@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Iterable
 
 #: Packages between the user's line and ours, which a warning should not point at.
 BETWEEN = ("continual_ep", "torch", "avalanche")
@@ -43,3 +44,19 @@ def warn_user(message: str) -> None:
             break
         level, frame = level + 1, frame.f_back
     warnings.warn(message, ContinualEPWarning, stacklevel=level)
+
+
+class WarnOnce:
+    """Warnings that are given once for each key.
+
+    :param seen: keys that have been warned of already, as of a restored state.
+    """
+
+    def __init__(self, seen: Iterable[str] = ()) -> None:
+        self.seen = set(seen)
+
+    def warn(self, key: str, message: str) -> None:
+        """Warn, unless this key has been warned of."""
+        if key not in self.seen:
+            self.seen.add(key)
+            warn_user(message)
