@@ -246,7 +246,7 @@ def test_names_are_those_of_the_registries() -> None:
 
     from continual_ep.experiments.network_options import NetworkOptions
     from continual_ep.networks import NETWORKS
-    from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS
+    from continual_ep.relaxation.activations import FEEDFORWARD_ACTIVATIONS
 
     kinds = get_args(NetworkOptions.model_fields["kind"].annotation)
     assert set(kinds) == {"auto", *NETWORKS}

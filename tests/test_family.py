@@ -17,7 +17,7 @@ from continual_ep.learning import (
     EquilibriumPropagation,
     SquaredError,
 )
-from continual_ep.learning.check import check_gradients
+from continual_ep.gradient_check import check_gradients
 from continual_ep.networks import (
     MLP,
     MRNN,

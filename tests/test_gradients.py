@@ -21,7 +21,7 @@ from continual_ep.learning import (
     SquaredError,
     reference_gradients,
 )
-from continual_ep.learning.check import check_gradients
+from continual_ep.gradient_check import check_gradients
 from continual_ep.networks import MRNN, DendriticRNN
 from continual_ep.relaxation import settle
 

@@ -35,7 +35,7 @@ from continual_ep.learning import (
     WeightPerturbation,
     binarize,
 )
-from continual_ep.learning.check import check_gradients
+from continual_ep.gradient_check import check_gradients
 from continual_ep.learning.deep_feedback_control import jacobians
 from continual_ep.learning.feedforward import ForwardPass
 from continual_ep.learning.predictive_hebbian import predicted

@@ -17,7 +17,7 @@ from continual_ep.experiments.build import build_network, build_stream
 from continual_ep.experiments.config import RunConfig, label_of
 from continual_ep.experiments.randomness import named_seed
 from continual_ep.experiments.warned import warnings_to
-from continual_ep.learning.check import GradientReport, check_gradients
+from continual_ep.gradient_check import GradientReport, check_gradients
 from continual_ep.networks import RecurrentModule
 from continual_ep.strategies import make_loss
 

@@ -24,7 +24,7 @@ from continual_ep.learning.rule import (
     checked_positive,
     checked_tolerance,
 )
-from continual_ep.networks.activations import Activation
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation import settle
 from continual_ep.relaxation.settle import Current
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import Teachable, checked_positive
-from continual_ep.networks.activations import Activation
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation import Nudge, Relaxation, Settled, settle
 from continual_ep.relaxation.settle import Current
 

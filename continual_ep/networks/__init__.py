@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from continual_ep.networks.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
+from continual_ep.relaxation.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
 from continual_ep.networks.cnn import CNN
 from continual_ep.networks.connections import Connection, Dense
 from continual_ep.networks.convolution import Convolution, ConvolutionalRNN

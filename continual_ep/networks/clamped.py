@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from continual_ep.networks.activations import Activation
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.products import multiplication
 from continual_ep.relaxation.settle import Current
 

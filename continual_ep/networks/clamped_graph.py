@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.networks.activations import Activation
+from continual_ep.relaxation.activations import Activation
 from continual_ep.networks.clamped import Slope
 from continual_ep.networks.connections import Connection, Gates, Weights, per_sample
 from continual_ep.relaxation.products import operands

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.backprop import rule_for_layers
 from continual_ep.learning.feedforward import FeedforwardRule
-from continual_ep.networks.activations import FEEDFORWARD_ACTIVATIONS, activation_named
+from continual_ep.relaxation.activations import FEEDFORWARD_ACTIVATIONS, activation_named
 from continual_ep.networks.convolution import each_layer, image_shape
 from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.synapses import Kernel, Synapses

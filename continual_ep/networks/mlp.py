@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.feedforward import FeedforwardRule, StackRule
-from continual_ep.networks.activations import (
+from continual_ep.relaxation.activations import (
     FEEDFORWARD_ACTIVATIONS,
     Activation,
     Identity,

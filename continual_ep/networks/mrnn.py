@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.activations import Activation, Identity, activation_named
+from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.networks.clamped import ClampedLayers
 from continual_ep.networks.layered import (
     LayeredNetwork,

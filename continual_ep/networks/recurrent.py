@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError, DivergenceError, warn_user
 from continual_ep.learning.captured import WATCH_EVERY, Recordings
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.activations import Activation
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation import Relaxation, Settled, settle
 from continual_ep.relaxation.warm_start import Equilibria
 

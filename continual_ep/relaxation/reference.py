@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from continual_ep.networks.activations import Activation
+    from continual_ep.relaxation.activations import Activation
 
 
 class HasPrimitive(Protocol):

@@ -20,7 +20,7 @@ from continual_ep.relaxation.orders import Groups, update_groups
 from continual_ep.relaxation.products import PRODUCTS, tensor_cores
 
 if TYPE_CHECKING:
-    from continual_ep.networks.activations import Activation
+    from continual_ep.relaxation.activations import Activation
 
 #: Steps between two tests of the tolerance: each test costs a copy and, on a GPU, a synchronisation.
 CHECK_EVERY = 4
