@@ -566,7 +566,7 @@ def gpu(args: argparse.Namespace) -> Result:
             eager = MRNN(sizes, gain=0.5, learning=RULE).cuda()
             eager.relaxation = replace(eager.relaxation, products=products)
             recorded = copy.deepcopy(eager)
-            recorded.relaxation = replace(eager.relaxation, captured=True)
+            recorded.relaxation = replace(eager.relaxation, cuda_graphs=True)
             times = in_turn(
                 (waiting(lambda: gradients(eager, x, y)), 20),  # noqa: B023
                 (waiting(lambda: gradients(recorded, x, y)), 20),  # noqa: B023
@@ -582,7 +582,7 @@ def gpu(args: argparse.Namespace) -> Result:
         found["-".join(map(str, sizes))] = row
     one, many = (ensemble_of(count, [784, 256, 10], "cuda") for count in (1, 32))
     for ensemble in (one, many):
-        ensemble.relaxation = replace(ensemble.relaxation, captured=True)
+        ensemble.relaxation = replace(ensemble.relaxation, cuda_graphs=True)
     x, y = (part.cuda() for part in batch_of(784, 10))
     times = in_turn(
         (waiting(lambda: gradients(one, x, y)), 20), (waiting(lambda: gradients(many, x, y)), 20)

@@ -311,11 +311,13 @@ def test_a_run_with_recorded_phases_is_the_run_itself(command: Any, tmp_path: Pa
     tables = []
     for option in ("false", "true"):
         out = tmp_path / option
-        done = command("run", str(config), "--out", str(out), "--set", f"network.captured={option}")
+        done = command(
+            "run", str(config), "--out", str(out), "--set", f"network.cuda_graphs={option}"
+        )
         assert done.code == 0, done.err
         tables.append((out / "results.csv").read_text())
     assert tables[0] == tables[1]
-    tolerance = ("--set", "network.captured=true", "--set", "learning.0.tolerance=0.001")
+    tolerance = ("--set", "network.cuda_graphs=true", "--set", "learning.0.tolerance=0.001")
     done = command("run", str(config), "--out", str(tmp_path / "other"), *tolerance)
     assert done.code == 2
-    assert "network.captured" in done.err
+    assert "network.cuda_graphs" in done.err

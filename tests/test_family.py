@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continual_ep.errors import ConfigurationError, ContinualEPWarning
+from continual_ep.gradient_check import check_gradients
 from continual_ep.learning import (
     BPTT,
     ContrastiveHebbian,
@@ -17,7 +18,6 @@ from continual_ep.learning import (
     EquilibriumPropagation,
     SquaredError,
 )
-from continual_ep.gradient_check import check_gradients
 from continual_ep.networks import (
     MLP,
     MRNN,
@@ -160,7 +160,7 @@ def test_skips_and_loops_have_exact_gradients_too():
 
 
 def test_a_dendritic_unit_by_hand():
-    connection = Dendritic(3, 1, branches=2, kept=1.0, generator=generator())
+    connection = Dendritic(3, 1, branches=2, fan_in=1.0, generator=generator())
     with torch.no_grad():
         connection.weight.copy_(torch.tensor([[1.0, -2.0, 0.5], [-1.0, 0.0, 0.0]]))
         connection.bias.copy_(torch.tensor([0.1, 0.2]))
@@ -171,7 +171,9 @@ def test_a_dendritic_unit_by_hand():
     # Back through the open branch alone, half of it.
     expected = torch.tensor([[0.5, -1.0, 0.25]]) * 3
     torch.testing.assert_close(connection.back(torch.tensor([[3.0]]), pre, tensors), expected)
-    own = Dendritic(3, 1, branches=2, kept=1.0, feedback="untied", apical=2, generator=generator())
+    own = Dendritic(
+        3, 1, branches=2, fan_in=1.0, feedback="untied", apical=2, generator=generator()
+    )
     with torch.no_grad():
         own.apical_weight.copy_(torch.tensor([[1.0], [-1.0], [2.0], [4.0], [0.0], [0.0]]))
     back = own.back(torch.tensor([[3.0]]), pre, own.tensors())
@@ -180,14 +182,14 @@ def test_a_dendritic_unit_by_hand():
 
 @given(st.integers(2, 40), st.integers(1, 5), st.floats(0.05, 1.0))
 @settings(max_examples=25)
-def test_masks_keep_as_many_synapses_on_each_branch(sources, branches, kept):
-    if round(kept * sources) < 1:
+def test_masks_keep_as_many_synapses_on_each_branch(sources, branches, fan_in):
+    if round(fan_in * sources) < 1:
         with pytest.raises(ConfigurationError, match="without synapses"):
-            synapses_per_branch(sources, kept)
+            synapses_per_branch(sources, fan_in)
         return
-    mask = branch_masks(sources, 3, branches, kept, generator=generator())
+    mask = branch_masks(sources, 3, branches, fan_in, generator=generator())
     assert mask.shape == (3, branches, sources)
-    assert set(mask.sum(2).unique().tolist()) == {round(kept * sources)}
+    assert set(mask.sum(2).unique().tolist()) == {round(fan_in * sources)}
 
 
 def test_fields_are_near_their_centre():
@@ -206,10 +208,10 @@ def test_fields_are_near_their_centre():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kept": 0.0}, "kept"),
-        ({"kept": 1.5}, "kept"),
-        ({"kept": 0.01}, "without synapses"),
-        ({"kept": 13}, "more synapses"),
+        ({"fan_in": 0.0}, "fan_in"),
+        ({"fan_in": 1.5}, "fan_in"),
+        ({"fan_in": 0.01}, "without synapses"),
+        ({"fan_in": 13}, "more synapses"),
         ({"branches": 0}, "branches"),
         ({"apical": 0, "feedback": "untied"}, "apical"),
         ({"feedback": "mutual"}, "mutual"),
@@ -288,7 +290,7 @@ def test_the_published_dendritic_update_by_its_formula():
 
 
 def test_synapses_that_do_not_exist_never_appear():
-    network = DendriticRNN([12, 6, 4], kept=0.3, feedback="untied", generator=generator())
+    network = DendriticRNN([12, 6, 4], fan_in=0.3, feedback="untied", generator=generator())
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     x, y = data()
     for _ in range(3):
@@ -871,7 +873,7 @@ def test_dendrites_sleep_on_the_synapses_that_exist(readout, feedback):
 
     network = DendriticRNN(
         [64, 12, 8, 10],
-        kept=0.4,
+        fan_in=0.4,
         branches=3,
         readout=readout,
         feedback=feedback,

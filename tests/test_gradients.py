@@ -13,6 +13,7 @@ from continual_ep.errors import (
     DivergenceError,
     InputError,
 )
+from continual_ep.gradient_check import check_gradients
 from continual_ep.learning import (
     BPTT,
     CrossEntropy,
@@ -21,7 +22,6 @@ from continual_ep.learning import (
     SquaredError,
     reference_gradients,
 )
-from continual_ep.gradient_check import check_gradients
 from continual_ep.networks import MRNN, DendriticRNN
 from continual_ep.relaxation import settle
 

@@ -13,6 +13,7 @@ from continual_ep.errors import (
     DivergenceError,
     InputError,
 )
+from continual_ep.gradient_check import check_gradients
 from continual_ep.learning import (
     BPTT,
     LEARNING_RULES,
@@ -35,7 +36,6 @@ from continual_ep.learning import (
     WeightPerturbation,
     binarize,
 )
-from continual_ep.gradient_check import check_gradients
 from continual_ep.learning.deep_feedback_control import jacobians
 from continual_ep.learning.feedforward import ForwardPass
 from continual_ep.learning.predictive_hebbian import predicted
@@ -167,7 +167,9 @@ def test_the_controller_solves_the_linearised_network():
             q.copy_(jacobian[0].t())
     aim = 1e-5 * torch.rand(1, 4, dtype=torch.float64)
     state = network.learning._controlled(forward, aim)
-    torch.testing.assert_close(state.rates[-1] - forward.rates[-1], aim, rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(
+        state.activations[-1] - forward.activations[-1], aim, rtol=1e-3, atol=1e-9
+    )
 
 
 def test_jacobians_are_those_of_autograd():
@@ -178,9 +180,9 @@ def test_jacobians_are_those_of_autograd():
         for sample in range(3):
 
             def above(v, layer=layer):
-                rate = network.rate(layer, v)
+                rate = network.activate(layer, v)
                 for higher in range(layer + 1, 3):
-                    rate = network.rate(higher, network.current(higher, rate))
+                    rate = network.activate(higher, network.current(higher, rate))
                 return rate
 
             exact = torch.autograd.functional.jacobian(above, currents[layer][sample])
@@ -203,8 +205,8 @@ def test_strong_feedback_reaches_the_label():
     x, y = data(batch=5)
     forward = ForwardPass(network, x, *network.sweep(x))
     target = nn.functional.one_hot(y, 4).double()
-    state = rule._controlled(forward, target - forward.rates[-1])
-    torch.testing.assert_close(state.rates[-1], target, rtol=0, atol=1e-6)
+    state = rule._controlled(forward, target - forward.activations[-1])
+    torch.testing.assert_close(state.activations[-1], target, rtol=0, atol=1e-6)
     assert cosine(gradients(network, x, y)[:6], gradients(perceptron(Backprop()), x, y)) > 0.2
 
 
@@ -435,7 +437,7 @@ def test_read_noise_is_averaged_away():
         (lambda: NeuromodulatedEquilibriumLearning(exploration=2.0), "exploration"),
         (lambda: StochasticEP(averaged_steps=6, nudged_steps=6), "averaged_steps"),
         (lambda: EquilibriumPropagation(read_noise=-1.0), "read_noise"),
-        (lambda: settled(StochasticEP(averaged_steps=2), activation="tanh"), "rates in"),
+        (lambda: settled(StochasticEP(averaged_steps=2), activation="tanh"), "activations in"),
         (lambda: MLP([4, 2], learning=BPTT()), "cannot learn by BPTT"),
         (lambda: perceptron(DeepFeedbackControl(), dropout=0.2), "dropout"),
         (lambda: MRNN([4, 3, 2], learning=DeepFeedbackControl()), "cannot learn"),

@@ -159,7 +159,7 @@ def test_a_clamped_input_that_is_not_finite_is_named(value):
     x = torch.rand(2, 5)
     x[1, 3] = value
     clamped = network.clamp(x)
-    assert "input holds NaN or infinity" in clamped.blame()
+    assert "input holds NaN or infinity" in clamped.nonfinite_source()
     with pytest.raises(InputError, match="1 of 2 samples"):
         network(x)
 

@@ -62,8 +62,8 @@ def gradients(model, x, y, criterion=None):
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-def captured(model):
-    model.relaxation = replace(model.relaxation, captured=True)
+def with_cuda_graphs(model):
+    model.relaxation = replace(model.relaxation, cuda_graphs=True)
     return model
 
 
@@ -89,7 +89,7 @@ def captured(model):
 @pytest.mark.parametrize("nudging", ["force", "loss"])
 def test_a_recorded_step_is_the_step_itself(build, nudging):
     model = build(replace(RULE, nudging=nudging))
-    recorded = captured(copy.deepcopy(model))
+    recorded = with_cuda_graphs(copy.deepcopy(model))
     inputs = 64 if isinstance(model, ConvolutionalRNN) else 6
     criterion = CrossEntropy() if model.readout_parameters else SquaredError()
     for number in range(3):  # the kept tensors are overwritten from batch to batch
@@ -108,7 +108,7 @@ def test_a_recorded_step_is_the_step_itself(build, nudging):
 
 def test_two_recorded_forward_passes_before_a_backward_pass():
     model, (x, y), (other, labels) = network(), batch(0), batch(1)
-    recorded = captured(copy.deepcopy(model))
+    recorded = with_cuda_graphs(copy.deepcopy(model))
     loss = sum(SquaredError()(model(a), b) for a, b in ((x, y), (other, labels)))
     loss.backward()
     loss = sum(SquaredError()(recorded(a), b) for a, b in ((x, y), (other, labels)))
@@ -118,7 +118,9 @@ def test_two_recorded_forward_passes_before_a_backward_pass():
 
 
 def test_a_recorded_step_brings_nothing_to_the_host():
-    model = captured(network(learning=EquilibriumPropagation(0.2, free_steps=10, nudged_steps=4)))
+    model = with_cuda_graphs(
+        network(learning=EquilibriumPropagation(0.2, free_steps=10, nudged_steps=4))
+    )
     x, y = batch()
     dense = torch.nn.functional.one_hot(y, 3).float()
     gradients(model, x, dense)
@@ -129,7 +131,7 @@ def test_a_recorded_step_brings_nothing_to_the_host():
 
 
 def test_recorded_phases_report_later():
-    model = captured(network())
+    model = with_cuda_graphs(network())
     assert model.settling is None
     model(batch()[0])
     assert model.settling.settled
@@ -144,7 +146,7 @@ def test_recorded_phases_report_later():
     [replace(RULE, tolerance=1e-4), replace(RULE, estimator="random-sign")],
 )
 def test_phases_that_differ_in_length_cannot_be_recorded(rule):
-    model = captured(network(learning=rule))
+    model = with_cuda_graphs(network(learning=rule))
     with pytest.raises(ConfigurationError, match="recorded"):
         model(batch()[0])
 
@@ -339,13 +341,13 @@ def test_relaxation_refuses_what_it_does_not_know():
     with pytest.raises(ConfigurationError, match="warm_start"):
         Relaxation(warm_start="always")
     with pytest.raises(ConfigurationError, match="rest"):
-        Relaxation(captured=True, warm_start="batch")
+        Relaxation(cuda_graphs=True, warm_start="batch")
 
 
-def test_an_unwatched_phase_says_how_much_it_still_moved():
+def test_a_phase_that_is_not_checked_says_how_much_it_still_moved():
     model, (x, _) = network(), batch()
     clamped = model.clamp(x)
-    quiet = settle(clamped, model.relaxation, steps=6, watched=False)
+    quiet = settle(clamped, model.relaxation, steps=6, check_finite=False)
     loud = settle(clamped, model.relaxation, steps=6)
     assert float(quiet.change) == loud.residual
 

@@ -132,11 +132,11 @@ def build_network(
     built = _network_as_wired(network, learning, inputs, outputs, generator, image_shape)
     if isinstance(built, RecurrentModule):
         # Set afterwards: they are about how the network settles, not about what it is.
-        chosen = network.model_dump(include={"products", "warm_start", "captured"})
+        chosen = network.model_dump(include={"products", "warm_start", "cuda_graphs"})
         built.relaxation = replace(built.relaxation, **chosen)
-        if built.relaxation.captured and not built.learning.capturable:
+        if built.relaxation.cuda_graphs and not built.learning.supports_cuda_graphs:
             raise ConfigurationError(
-                f"network.captured records phases of fixed length: {learning.rule} with these options has "
+                f"network.cuda_graphs records phases of fixed length: {learning.rule} with these options has "
                 "none (equilibrium-propagation without tolerance and adaptation has)"
             )
     return built

@@ -32,12 +32,12 @@ class DendriteOptions(Options):
     """Dendritic branches."""
 
     branches: Count = Field(default=8, description="basal branches of each unit")
-    kept: Count | Annotated[float, Field(gt=0, le=1)] = Field(
+    fan_in: Count | Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.5, description="synapses of a branch: a share of the units below, or a number"
     )
     apical: Count = Field(default=2, description="apical branches, where feedback is not tied")
-    apical_kept: Count | Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="synapses of an apical branch; null: as kept"
+    apical_fan_in: Count | Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="synapses of an apical branch; null: as fan_in"
     )
     cables: bool = Field(default=False, description="learn the weights from branches to soma")
     gain: Rate | list[Rate] = Field(
@@ -117,7 +117,7 @@ class NetworkOptions(Options):
         default="never",
         description="settle from the equilibrium of the last batch, or of each sample; not of an mlp",
     )
-    captured: bool = Field(
+    cuda_graphs: bool = Field(
         default=False, description="record the phases of a step (CUDA graphs); not of an mlp"
     )
     dropout: Fraction = Field(
@@ -143,7 +143,7 @@ class NetworkOptions(Options):
     def _fits_kind(self) -> "NetworkOptions":
         settling = (
             *("feedback", "feedback_scale", "order", "dt", "time_steps"),
-            *("products", "warm_start", "captured"),
+            *("products", "warm_start", "cuda_graphs"),
         )
         forward = ("dropout", "dropout_rescale", "init")
         own = {

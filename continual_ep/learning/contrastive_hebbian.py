@@ -18,14 +18,14 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.adaptation import adapted, checked_adaptation
 from continual_ep.learning.losses import SquaredError
 from continual_ep.learning.rule import (
+    ClampedDynamics,
     FreePhase,
     SecondPhaseRule,
-    Teachable,
     checked_positive,
     checked_tolerance,
 )
-from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation import settle
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.settle import Current
 
 UPDATES = ("contrast", "clamped-presynaptic")
@@ -68,7 +68,7 @@ class ContrastiveHebbian(SecondPhaseRule):
             )
 
     @property
-    def part_of_the_way(self) -> float:
+    def clamp_strength(self) -> float:
         """How far towards its target the output is held."""
         return 1.0
 
@@ -76,7 +76,7 @@ class ContrastiveHebbian(SecondPhaseRule):
         self, phase: FreePhase, output_gradient: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         target, weight = target_of(phase, output_gradient, "contrastive Hebbian learning")
-        part = self.part_of_the_way
+        part = self.clamp_strength
         if part != 1.0:
             target = phase.states[-1] + part * (target - phase.states[-1])
             weight = weight / part
@@ -111,12 +111,12 @@ class ContrastiveHebbian(SecondPhaseRule):
         return (clamped.corrected(found[0]), found[1]) if self.corrected else found
 
     def _products(
-        self, clamped: Teachable, taught: list[Tensor], free: list[Tensor], strength: float
+        self, clamped: ClampedDynamics, taught: list[Tensor], free: list[Tensor], strength: float
     ) -> tuple[list[Tensor], Tensor | None]:
         if self.update == "contrast":
             return clamped.contrast(taught, free, strength)
         change = [strength * (a - b) for a, b in zip(taught, free, strict=True)]
-        return clamped.postsynaptic(change, taught)
+        return clamped.hebbian_product(change, taught)
 
 
 def target_of(phase: FreePhase, output_gradient: Tensor, rule: str) -> tuple[Tensor, float]:
@@ -125,14 +125,18 @@ def target_of(phase: FreePhase, output_gradient: Tensor, rule: str) -> tuple[Ten
     :param rule: its name, for messages.
     :raises ConfigurationError: a loss that has no target, or weighs samples differently.
     """
-    followed = phase.nudging.followed()
-    if followed is None or not isinstance(followed[0], SquaredError) or phase.nudging.readout:
+    loss_and_weights = phase.nudging.single_loss()
+    if (
+        loss_and_weights is None
+        or not isinstance(loss_and_weights[0], SquaredError)
+        or phase.nudging.readout
+    ):
         raise ConfigurationError(
             f"{rule} knows the output's target and needs SquaredError of "
             "continual_ep.learning, called on the network's own output, with a readout inside the dynamics "
             "(linear or activated)"
         )
-    weights = followed[1].unsqueeze(1)
+    weights = loss_and_weights[1].unsqueeze(1)
     weight = float(weights.abs().max()) if len(weights) else 0.0
     if weight == 0.0:
         return phase.states[-1], 0.0
@@ -145,7 +149,7 @@ def target_of(phase: FreePhase, output_gradient: Tensor, rule: str) -> tuple[Ten
 class HeldOutput:
     """A clamped network whose output is clamped as well."""
 
-    network: Teachable
+    network: ClampedDynamics
     target: Tensor
 
     @property
@@ -166,7 +170,7 @@ class HeldOutput:
     def initial_states(self) -> list[Tensor]:
         return self.network.initial_states()[:-1]
 
-    def blame(self) -> str | None:
+    def nonfinite_source(self) -> str | None:
         if not bool(self.target.isfinite().all()):
             return "the targets hold NaN or infinity"
-        return self.network.blame()
+        return self.network.nonfinite_source()

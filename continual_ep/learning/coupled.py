@@ -29,5 +29,5 @@ class CoupledLearning(ContrastiveHebbian):
             raise ConfigurationError(f"amplitude is {self.amplitude}; it must lie in (0, 1]")
 
     @property
-    def part_of_the_way(self) -> float:
+    def clamp_strength(self) -> float:
         return self.amplitude

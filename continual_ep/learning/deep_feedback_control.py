@@ -8,9 +8,9 @@ feedback weights, :math:`v_l = W_l r_{l-1} + Q_l u`. At its steady state, to fir
     u = (J Q + \tilde\alpha I)^{-1} (r^* - r_L), \qquad
     \Delta W_l \propto \frac{1}{\lambda} \big( \rho(v_l) - \rho(W_l r_{l-1}) \big) r_{l-1}^T
 
-with J the Jacobian of the output with respect to all v and :math:`r_{l-1}` the controlled rates. Feedback
-weights proportional to :math:`J^T` make it a Gauss-Newton step. Source: Meulemans et al. 2021 (steady-state
-form, DFC-SSA); strong feedback (the target is the label itself): Meulemans et al. 2022.
+with J the Jacobian of the output with respect to all v and :math:`r_{l-1}` the controlled activations.
+Feedback weights proportional to :math:`J^T` make it a Gauss-Newton step. Source: Meulemans et al. 2021
+(steady-state form, DFC-SSA); strong feedback (the target is the label itself): Meulemans et al. 2022.
 """
 
 from collections.abc import Sequence
@@ -91,13 +91,15 @@ class DeepFeedbackControl(StackRule):
         size = 1.0 if self.target == "label" else self.nudge
         aim = -size * batch * output_gradient
         controlled = self._controlled(forward, aim)
-        below = [forward.x, *controlled.rates[:-1]]
+        below = [forward.x, *controlled.activations[:-1]]
         to_weights: list[Tensor | None] = []
         to_biases: list[Tensor | None] = []
         changes = []
-        for layer, (rate, arriving) in enumerate(zip(controlled.rates, below, strict=True)):
-            free = network.rate(layer, network.current(layer, arriving))
-            change = -(rate - free) / (size * batch)
+        for layer, (activation, arriving) in enumerate(
+            zip(controlled.activations, below, strict=True)
+        ):
+            free = network.activate(layer, network.current(layer, arriving))
+            change = -(activation - free) / (size * batch)
             if self.normalized:
                 change = change / arriving.square().sum(1).mean().clamp(min=1e-12)
             changes.append(change)
@@ -112,16 +114,16 @@ class DeepFeedbackControl(StackRule):
     def _controlled(self, forward: ForwardPass, aim: Tensor) -> ForwardPass:
         """The network under control: its output has moved by what the controller can of ``aim``."""
         network, state = forward.network, forward
-        target = forward.rates[-1] + aim
+        target = forward.activations[-1] + aim
         control = torch.zeros_like(aim)
         for _ in range(self.control_steps):
             loop = self._loop(state)
-            error = (target - state.rates[-1]) - self.leak * control
+            error = (target - state.activations[-1]) - self.leak * control
             moved = solved(loop, error)
             control = control + moved
             pushes = [control @ q.t() for q in network.backward_weights]
             state = ForwardPass(network, forward.x, *network.sweep(forward.x, pushes))
-        if not bool(state.rates[-1].isfinite().all()):
+        if not bool(state.activations[-1].isfinite().all()):
             raise DivergenceError(
                 "the controller did not settle: the output left the finite numbers. Give a larger leak, a "
                 "smaller nudge, or lower the learning rate"

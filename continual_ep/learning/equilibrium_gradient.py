@@ -49,7 +49,7 @@ class EquilibriumGradient(SecondPhaseRule):
         self, phase: FreePhase, output_gradient: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         adjoints = self._adjoints(phase, output_gradient)
-        return phase.clamped.pulled_back(adjoints, phase.states)
+        return phase.clamped.parameter_vjp(adjoints, phase.states)
 
     def _adjoints(self, phase: FreePhase, output_gradient: Tensor) -> list[Tensor]:
         slopes = phase.clamped.slopes(phase.states)
@@ -62,7 +62,7 @@ class EquilibriumGradient(SecondPhaseRule):
             before = list(adjoints)
             for group in groups:
                 for layer in group:
-                    current = phase.clamped.adjoint_current(layer, adjoints, phase.states)
+                    current = phase.clamped.state_vjp(layer, adjoints, phase.states)
                     if layer == len(adjoints) - 1:
                         current = current + output_gradient
                     adjoints[layer] = slopes[layer] * current

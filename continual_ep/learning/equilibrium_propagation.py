@@ -18,14 +18,14 @@ from torch import Tensor
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.adaptation import adapted, checked_adaptation
 from continual_ep.learning.rule import (
+    ClampedDynamics,
     FreePhase,
     SecondPhaseRule,
-    Teachable,
     checked_positive,
     checked_tolerance,
 )
 from continual_ep.relaxation import Nudge, Relaxation, settle
-from continual_ep.relaxation.settle import side_by_side
+from continual_ep.relaxation.settle import repeat_batch
 
 ESTIMATORS = ("centered", "one-sided", "random-sign")
 NUDGINGS = ("force", "loss")
@@ -125,7 +125,7 @@ class EquilibriumPropagation(SecondPhaseRule):
         checked_tolerance(self.tolerance)
 
     @property
-    def capturable(self) -> bool:
+    def supports_cuda_graphs(self) -> bool:
         """Whether its phases always do the same work: without a tolerance, a drawn sign, or an adaptation."""
         drawn = self.estimator == "random-sign" or self.read_noise > 0
         return self.tolerance is None and not drawn and not self.adaptation_steps
@@ -141,7 +141,7 @@ class EquilibriumPropagation(SecondPhaseRule):
         betas = self._betas(scale)
         nudged, free = self._nudged_states(phase, force, betas)
         strength = -scale / (betas[0] - (betas[1] if len(betas) > 1 else 0.0))
-        if phase.watched:
+        if phase.check_finite:
             self._look_at_resolution(phase, nudged, free)
         if self.read_noise:
             nudged, free = self._read(nudged), self._read(free)
@@ -149,7 +149,7 @@ class EquilibriumPropagation(SecondPhaseRule):
             found = phase.clamped.contrast(nudged, free, strength)
         else:
             changes = [strength * (a - b) for a, b in zip(nudged, free, strict=True)]
-            found = phase.clamped.postsynaptic(changes, phase.states)
+            found = phase.clamped.hebbian_product(changes, phase.states)
         return (phase.clamped.corrected(found[0]), found[1]) if self.corrected else found
 
     def _read(self, states: list[Tensor]) -> list[Tensor]:
@@ -169,15 +169,15 @@ class EquilibriumPropagation(SecondPhaseRule):
             tolerance=self.tolerance,
             nudge=lambda current, state: current.add_(force),
             phase="teaching phase",
-            watched=phase.watched,
+            check_finite=phase.check_finite,
         )
         changes = [-scale * change for change in settled.states]
         if self.update == "postsynaptic":
-            return clamped.postsynaptic(changes, states)
+            return clamped.hebbian_product(changes, states)
         if self.corrected:  # in units of their own layers, changes cannot be added up
             factors = clamped.attenuations()
             changes = [c * factor for c, factor in zip(changes, factors, strict=True)]
-        found = clamped.pulled_forward(changes, states)
+        found = clamped.contrast_jvp(changes, states)
         return (clamped.corrected(found[0]), found[1]) if self.corrected else found
 
     def _look_at_resolution(
@@ -226,14 +226,14 @@ class EquilibriumPropagation(SecondPhaseRule):
         if self.nudging == "force":
             norms = output_gradient.flatten(samples + 1).norm(dim=-1)
             return norms.amax(1).view(-1, 1, 1) if samples else norms.amax()
-        followed = phase.nudging.followed()
-        if followed is None:
+        loss_and_weights = phase.nudging.single_loss()
+        if loss_and_weights is None:
             raise ConfigurationError(
                 "nudging='loss' evaluates the loss at every nudged step and needs SquaredError or "
                 "CrossEntropy of continual_ep.learning, one of the two, called on the network's own "
                 "output; for any other loss use nudging='force'"
             )
-        largest = followed[1].abs().amax(-1)
+        largest = loss_and_weights[1].abs().amax(-1)
         return largest.view(-1, 1, 1) if samples else largest
 
     def _nudged_states(
@@ -243,10 +243,10 @@ class EquilibriumPropagation(SecondPhaseRule):
         times = len(betas)
         clamped = phase.clamped.repeated(times) if times > 1 else phase.clamped
         samples = phase.clamped.batch_dim
-        start = side_by_side(phase.states, times, samples)
+        start = repeat_batch(phase.states, times, samples)
         nudge = self._nudge(phase, force, betas, start[-1])
         states = self._settle_nudged(
-            clamped, phase.network.relaxation, start, nudge, times, watched=phase.watched
+            clamped, phase.network.relaxation, start, nudge, times, check_finite=phase.check_finite
         )
         if self.adaptation_steps:
             states = adapted(
@@ -265,13 +265,13 @@ class EquilibriumPropagation(SecondPhaseRule):
 
     def _settle_nudged(
         self,
-        clamped: Teachable,
+        clamped: ClampedDynamics,
         relaxation: Relaxation,
         start: list[Tensor],
         nudge: Nudge,
         times: int,
         *,
-        watched: bool,
+        check_finite: bool,
     ) -> list[Tensor]:
         """The states at the end of the nudged phases, ``times`` of them below each other."""
         return settle(
@@ -282,7 +282,7 @@ class EquilibriumPropagation(SecondPhaseRule):
             tolerance=self.tolerance,
             nudge=nudge,
             phase="nudged phase",
-            watched=watched,
+            check_finite=check_finite,
         ).states
 
     def _nudge(
@@ -291,21 +291,19 @@ class EquilibriumPropagation(SecondPhaseRule):
         if self.nudging == "force":
             push = torch.cat([beta * force for beta in betas], dim=phase.clamped.batch_dim)
             return lambda current, state: current.add_(push)
-        return following_nudge(phase, force, betas, free)
+        return loss_nudge(phase, force, betas, free)
 
 
-def following_nudge(
-    phase: FreePhase, force: Tensor, betas: tuple[Strength, ...], free: Tensor
-) -> Nudge:
+def loss_nudge(phase: FreePhase, force: Tensor, betas: tuple[Strength, ...], free: Tensor) -> Nudge:
     r"""A nudge that follows the loss: :math:`F(s) = F(s^*) - w\,(\nabla\ell(s) - \nabla\ell(s^*))`.
 
     The first term is autograd's force, with everything that other criteria put into it; the second is
     what has changed since. Squared error on a piecewise linear output has the closed form
     :math:`(u + \beta (F + s^*)) / (1 + \beta)` with the same fixed point, and does not oscillate.
     """
-    followed, readout = phase.nudging.followed(), phase.nudging.readout
-    assert followed is not None
-    loss, weights = followed
+    loss_and_weights, readout = phase.nudging.single_loss(), phase.nudging.readout
+    assert loss_and_weights is not None
+    loss, weights = loss_and_weights
     samples = phase.clamped.batch_dim
     largest = weights.abs().amax(-1, keepdim=True)
     relative = weights / torch.where(largest > 0, largest, 1.0)

@@ -73,13 +73,13 @@ class ForwardPass:
     """A forward pass that waits for its teaching signal.
 
     :param x: the input ``(batch, n_0)``.
-    :param currents: :math:`v_l = W_l r_{l-1} + b_l`; :param rates: :math:`r_l = \\rho_l(v_l)`.
+    :param currents: :math:`v_l = W_l r_{l-1} + b_l`; :param activations: :math:`r_l = \\rho_l(v_l)`.
     """
 
     network: "MLP"
     x: Tensor
     currents: list[Tensor]
-    rates: list[Tensor]
+    activations: list[Tensor]
 
 
 class StackRule(FeedforwardRule):
@@ -109,8 +109,8 @@ class _StackPass(torch.autograd.Function):
         # Saved, so that autograd notices when a parameter is changed before backward.
         ctx.save_for_backward(x, *parameters)
         ctx.network, ctx.rule = network, rule
-        ctx.currents, ctx.rates = network.sweep(x.detach())
-        return ctx.rates[-1].clone()
+        ctx.currents, ctx.activations = network.sweep(x.detach())
+        return ctx.activations[-1].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -121,7 +121,7 @@ class _StackPass(torch.autograd.Function):
                 "the gradient of the loss with respect to the output holds NaN or infinity: look at the loss "
                 "and the targets, or lower the learning rate"
             )
-        forward = ForwardPass(ctx.network, x, ctx.currents, ctx.rates)
+        forward = ForwardPass(ctx.network, x, ctx.currents, ctx.activations)
         gradients, to_input = ctx.rule.gradients(forward, output_gradient)
         found = [to_input, *gradients]
         wanted = ctx.needs_input_grad[2:]

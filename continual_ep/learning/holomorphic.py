@@ -100,7 +100,7 @@ class HolomorphicEP(SecondPhaseRule):
         ]
         strength = push.new_tensor(factors).repeat_interleave(batch).unsqueeze(1) * scale
         changes = [strength * state for state in settled.states]
-        gradients, to_input = around.postsynaptic(changes, settled.states)
+        gradients, to_input = around.hebbian_product(changes, settled.states)
         if to_input is not None:
             to_input = to_input.view(len(turns), batch, -1).sum(0).real
         return [gradient.real.contiguous() for gradient in gradients], to_input

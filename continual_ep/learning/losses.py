@@ -1,4 +1,4 @@
-r"""The two losses of the field, able to nudge: their force can be followed through the nudged phase.
+r"""The two losses of the field, able to nudge: their force can follow the output through the nudged phase.
 
 They are ordinary criteria, ``criterion(output, target)``, and work with every network. Beyond that they
 tell the second phase their weight in the total, which ``nudging="loss"`` needs.
@@ -24,7 +24,7 @@ class _TellWeights(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
-        ctx.nudging.told.append((ctx.loss, weights.detach()))
+        ctx.nudging.loss_terms.append((ctx.loss, weights.detach()))
         return weights, None, None
 
 
@@ -35,7 +35,7 @@ class NudgingLoss(nn.Module):
     it were alone.
     """
 
-    #: Whether the nudge has the closed form of squared error, see ``following_nudge``.
+    #: Whether the nudge has the closed form of squared error, see ``loss_nudge``.
     closed_form = False
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from continual_ep.learning.rule import FreePhase, SecondPhaseRule, checked_posit
 from continual_ep.relaxation import Settled, settle
 
 if TYPE_CHECKING:
-    from continual_ep.learning.rule import Teachable
+    from continual_ep.learning.rule import ClampedDynamics
     from continual_ep.networks.recurrent import RecurrentModule
 
 #: Added to the diagonal of the normal equations, relative to its mean: neurons that never move.
@@ -61,7 +61,7 @@ class PredictiveHebbian(SecondPhaseRule):
         need_layers(self, network)
 
     def free_phase(
-        self, network: "RecurrentModule", clamped: "Teachable", start: list[Tensor] | None
+        self, network: "RecurrentModule", clamped: "ClampedDynamics", start: list[Tensor] | None
     ) -> Settled:
         return settle(clamped, network.relaxation, steps=self.free_steps, start=start, trace=True)
 
@@ -100,7 +100,7 @@ class PredictiveHebbian(SecondPhaseRule):
         # The mean over those that are learned, not over the whole batch.
         strength = -weight * batch / (batch - cut)
         changes = [strength * (a - b) for a, b in zip(taught, expected, strict=True)]
-        gradients, _ = clamped.postsynaptic(changes, taught)
+        gradients, _ = clamped.hebbian_product(changes, taught)
         return gradients, torch.zeros_like(phase.clamped.x) if phase.clamped.wants_input else None
 
 

@@ -27,26 +27,28 @@ if TYPE_CHECKING:
 class Nudging:
     """What the loss tells the second phase, beside the gradient that autograd hands over.
 
-    :param told: every loss of ours in this backward pass, with the weight of each sample's loss in the
+    :param loss_terms: every loss of ours in this backward pass, with the weight of each sample's loss in the
         total, shape ``(batch,)``.
     :param readout: weight and bias between output layer and loss, if the readout is outside the dynamics.
     """
 
-    told: "list[tuple[NudgingLoss, Tensor]]" = field(default_factory=list)
+    loss_terms: "list[tuple[NudgingLoss, Tensor]]" = field(default_factory=list)
     readout: tuple[Tensor, Tensor | None] | None = None
 
-    def followed(self) -> "tuple[NudgingLoss, Tensor] | None":
-        """The loss to follow and its weights; None unless there is one kind of loss.
+    def single_loss(self) -> "tuple[NudgingLoss, Tensor] | None":
+        """The loss to evaluate again and its weights; None unless there is one kind of loss.
 
-        The target cancels in what is followed, so losses of one kind differ in their weights alone.
+        The target cancels in the change of its gradient, so losses of one kind differ in their weights alone.
         """
-        kinds = {type(loss) for loss, _ in self.told}
+        kinds = {type(loss) for loss, _ in self.loss_terms}
         if len(kinds) != 1:
             return None
-        return self.told[0][0], torch.stack([weights for _, weights in self.told]).sum(0)
+        return self.loss_terms[0][0], torch.stack([weights for _, weights in self.loss_terms]).sum(
+            0
+        )
 
 
-class Teachable(Clamped, Protocol):
+class ClampedDynamics(Clamped, Protocol):
     """A clamped network as a learning rule sees it: how parameters and input would change its currents.
 
     Gradients are lists in the order of ``network.dynamical_parameters``, and that of the input, or None
@@ -64,7 +66,7 @@ class Teachable(Clamped, Protocol):
     def batch_dim(self) -> int:
         """The dimension of the states that counts samples: 0, or 1 behind the members of an ensemble."""
 
-    def repeated(self, times: int) -> "Teachable":
+    def repeated(self, times: int) -> "ClampedDynamics":
         """The same network on a batch repeated ``times`` times, without a second drive."""
 
     def contrast(
@@ -78,14 +80,14 @@ class Teachable(Clamped, Protocol):
         parameter counts where it stands and states are constants.
         """
 
-    def postsynaptic(
+    def hebbian_product(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         r"""The gradient of :math:`\sum_l \delta_l \cdot d_l(s)`: changes of the layers above, times what the
         layers below sent. Feedback weights that learn change by the same products.
         """
 
-    def pulled_forward(
+    def contrast_jvp(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         r"""The change of what :meth:`contrast` differentiates, for small changes of the states."""
@@ -109,12 +111,10 @@ class Teachable(Clamped, Protocol):
     def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
         r"""The slopes :math:`\rho_l'(u_l)` at ``states``."""
 
-    def adjoint_current(
-        self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> Tensor:
+    def state_vjp(self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
         r"""The transposed coupling :math:`(\partial u/\partial s_l)^T a`, shaped like the layer's state."""
 
-    def pulled_back(
+    def parameter_vjp(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         r"""The gradient of :math:`\sum_l a_l \cdot u_l(s)` at fixed states and adjoints."""
@@ -125,13 +125,13 @@ class FreePhase:
     """A settled network that waits for its teaching signal."""
 
     network: "RecurrentModule"
-    clamped: "Teachable"
+    clamped: "ClampedDynamics"
     states: list[Tensor]
     nudging: Nudging = field(default_factory=Nudging)
     #: The states after every step, if the rule keeps them.
     trace: list[list[Tensor]] = field(default_factory=list)
-    #: Whether the host looks for trouble while the second phase runs.
-    watched: bool = True
+    #: Whether the second phase looks for numbers that are not finite, which on a GPU waits for it.
+    check_finite: bool = True
 
 
 def checked_positive(name: str, value: int) -> None:
@@ -155,7 +155,7 @@ class RecurrentRule(ABC):
     tolerance: float | None
 
     @property
-    def capturable(self) -> bool:
+    def supports_cuda_graphs(self) -> bool:
         """Whether its phases always do the same work, so that they can be recorded."""
         return False
 
@@ -180,7 +180,7 @@ class SecondPhaseRule(RecurrentRule):
         return output
 
     def free_phase(
-        self, network: "RecurrentModule", clamped: "Teachable", start: list[Tensor] | None
+        self, network: "RecurrentModule", clamped: "ClampedDynamics", start: list[Tensor] | None
     ) -> Settled:
         """The rule's free phase, from ``start`` or from rest."""
         return settle(
@@ -219,8 +219,8 @@ class _FreePhase(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.network, ctx.rule, ctx.nudging = network, rule, nudging
         ctx.recorded = None
-        if network.relaxation.captured:
-            ctx.recorded = network.recordings.of(network, rule, x)
+        if network.relaxation.cuda_graphs:
+            ctx.recorded = network.cuda_graphs.of(network, rule, x)
             states, change = ctx.recorded.free_phase(x)
             ctx.number = ctx.recorded.number
             ctx.states = [state.clone() for state in states]
@@ -257,7 +257,7 @@ class _FreePhase(torch.autograd.Function):
                 phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging, ctx.trace)
                 gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
         # Autograd may come back with other losses when the graph is retained.
-        ctx.nudging.told.clear()
+        ctx.nudging.loss_terms.clear()
         found = [input_gradient, *gradients]
         wanted = ctx.needs_input_grad[3:]
         return (

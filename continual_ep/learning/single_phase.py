@@ -57,7 +57,7 @@ class DirectCostFeedback(SecondPhaseRule):
         for back in reversed(clamped.feedback):
             modulators.insert(0, modulators[0] @ back)
         changes = [-m * h for m, h in zip(modulators, phase.states, strict=True)]
-        return clamped.postsynaptic(changes, phase.states)
+        return clamped.hebbian_product(changes, phase.states)
 
     def modulator(self, phase: FreePhase, output_gradient: Tensor) -> Tensor:
         """:math:`m_L`, divided by the batch: ``(batch, n_L)``."""

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
-from continual_ep.learning.rule import Teachable, checked_positive
-from continual_ep.relaxation.activations import Activation
+from continual_ep.learning.rule import ClampedDynamics, checked_positive
 from continual_ep.relaxation import Nudge, Relaxation, Settled, settle
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.settle import Current
 
 if TYPE_CHECKING:
     from continual_ep.networks.recurrent import RecurrentModule
 
-#: Activations whose rates are probabilities.
+#: Activations in [0, 1], which can be probabilities.
 PROBABILITIES = ("hard-sigmoid", "shifted-sigmoid")
 
 
@@ -34,7 +34,7 @@ class StochasticEP(EquilibriumPropagation):
     """Equilibrium propagation between units that spike; all else is as there.
 
     :param averaged_steps: steps at the end of each phase whose states are averaged, fewer than the phase has.
-    :raises ConfigurationError: for an impossible value, or hidden rates that are no probabilities.
+    :raises ConfigurationError: for an impossible value, or hidden activations outside of [0, 1].
     """
 
     averaged_steps: int = 5
@@ -53,38 +53,38 @@ class StochasticEP(EquilibriumPropagation):
             )
 
     @property
-    def capturable(self) -> bool:
+    def supports_cuda_graphs(self) -> bool:
         return False
 
     def check(self, network: "RecurrentModule") -> None:
         bent = [a.name for a in network.activations[:-1] if a.name not in PROBABILITIES]
         if bent:
             raise ConfigurationError(
-                f"StochasticEP needs rates in [0, 1], and those of {bent[0]} are not: use one of "
+                f"StochasticEP needs activations in [0, 1], and those of {bent[0]} are not: use one of "
                 f"{', '.join(PROBABILITIES)}"
             )
 
     def free_phase(
-        self, network: "RecurrentModule", clamped: Teachable, start: list[Tensor] | None
+        self, network: "RecurrentModule", clamped: ClampedDynamics, start: list[Tensor] | None
     ) -> Settled:
         return self._averaged(clamped, network.relaxation, self.free_steps, start, None, 1)
 
     def _settle_nudged(
         self,
-        clamped: Teachable,
+        clamped: ClampedDynamics,
         relaxation: Relaxation,
         start: list[Tensor],
         nudge: Nudge,
         times: int,
         *,
-        watched: bool,
+        check_finite: bool,
     ) -> list[Tensor]:
         found = self._averaged(clamped, relaxation, self.nudged_steps, start, nudge, times)
         return found.states
 
     def _averaged(
         self,
-        clamped: Teachable,
+        clamped: ClampedDynamics,
         relaxation: Relaxation,
         steps: int,
         start: list[Tensor] | None,
@@ -120,7 +120,7 @@ class Spiking:
     :param times: parts of the batch that hear the same noise.
     """
 
-    network: Teachable
+    network: ClampedDynamics
     times: int
 
     @property
@@ -142,7 +142,7 @@ class Spiking:
         return lambda states, out: inner(self._spikes(layer, states), out)
 
     def _spikes(self, layer: int, states: Sequence[Tensor]) -> list[Tensor]:
-        """Spikes of all other layers whose rates are probabilities."""
+        """Spikes of all other layers whose activations are probabilities."""
         heard = list(states)
         for number, state in enumerate(states):
             if number != layer and self.activations[number].name in PROBABILITIES:
@@ -151,5 +151,5 @@ class Spiking:
                 heard[number] = (noise < state).to(state.dtype)
         return heard
 
-    def blame(self) -> str | None:
-        return self.network.blame()
+    def nonfinite_source(self) -> str | None:
+        return self.network.nonfinite_source()

@@ -40,17 +40,19 @@ class WeightPerturbation(StackRule):
         network = forward.network
         parameters = list(network.parameters())
         total = [torch.zeros_like(p) for p in parameters]
-        before = forward.rates[-1]
+        before = forward.activations[-1]
         for _ in range(self.draws):
             noises = [torch.randn_like(p) for p in parameters]
             sizes = [self.scale / p.shape[-1] ** 0.5 for p in parameters]
-            after = self._shaken(forward, noises, sizes)
+            after = self._perturbed_output(forward, noises, sizes)
             gained = (output_gradient * (after - before)).sum()
             for whole, noise, size in zip(total, noises, sizes, strict=True):
                 whole.add_(gained * noise / (size * self.draws))
         return list(total), None
 
-    def _shaken(self, forward: ForwardPass, noises: list[Tensor], sizes: list[float]) -> Tensor:
+    def _perturbed_output(
+        self, forward: ForwardPass, noises: list[Tensor], sizes: list[float]
+    ) -> Tensor:
         """The output of the network with other weights; its own stay as they are, to the last bit."""
         network, count = forward.network, len(forward.network.weights)
         moved = [n * size for n, size in zip(noises, sizes, strict=True)]
@@ -59,5 +61,5 @@ class WeightPerturbation(StackRule):
             current = network.current(layer, state) + state @ moved[layer].t()
             if len(network.biases):
                 current = current + moved[count + layer]
-            state = network.rate(layer, current)
+            state = network.activate(layer, current)
         return state

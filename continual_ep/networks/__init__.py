@@ -2,7 +2,6 @@
 
 from torch import nn
 
-from continual_ep.relaxation.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
 from continual_ep.networks.cnn import CNN
 from continual_ep.networks.connections import Connection, Dense
 from continual_ep.networks.convolution import Convolution, ConvolutionalRNN
@@ -16,6 +15,7 @@ from continual_ep.networks.mrnn import MRNN
 from continual_ep.networks.recurrent import RecurrentModule, Settling
 from continual_ep.networks.sequence import SequenceRNN
 from continual_ep.networks.synapses import Synapses
+from continual_ep.relaxation.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
 
 #: Networks by name, for configurations.
 NETWORKS: dict[str, type[nn.Module]] = {

@@ -70,7 +70,7 @@ class ClampedLayers:
 
     @property
     def drives(self) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         assert self.drive is not None
         return [self.drive]
 
@@ -166,20 +166,20 @@ class ClampedLayers:
         feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], self._to_input(difference)
 
-    def postsynaptic(
+    def hebbian_product(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         below = [self.x, *states[:-1]]
         weights = [change.mT @ pre for change, pre in zip(changes, below, strict=True)]
         biases = self._bias_gradients(*changes)
         feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], self._to_input(changes[0])
 
-    def pulled_forward(
+    def contrast_jvp(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         below = [self.x, *states[:-1]]
         weights = [change.mT @ pre for change, pre in zip(changes, below, strict=True)]
         for layer in range(1, len(weights)):
@@ -189,17 +189,17 @@ class ClampedLayers:
         return [*weights, *biases, *feedback], self._to_input(changes[0])
 
     def attenuations(self) -> list[float]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         return [math.prod(self.scales[layer:]) for layer in range(len(self.weights))]
 
     def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         factors = self.attenuations()
         factors = [*factors, *(factors if self.biases else []), *factors[1:]]
         return [g / factor for g, factor in zip(gradients, factors, strict=False)]
 
     def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallChanges":
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         ones = [1.0] * len(self.scales)
         up, down = (list(self.scales), ones) if corrected else (ones, list(self.scales))
         return SmallChanges(self, slopes, up, down)
@@ -229,9 +229,7 @@ class ClampedLayers:
             for layer, activation in enumerate(self.activations)
         ]
 
-    def adjoint_current(
-        self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> Tensor:
+    def state_vjp(self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
         r"""The transposed coupling, :math:`F_l a_{l-1} + W_{l+1}^T a_{l+1}`, ``(batch, n_layer)``."""
         total = torch.zeros_like(adjoints[layer])
         if layer > 0:
@@ -241,7 +239,7 @@ class ClampedLayers:
             total = total + adjoints[layer + 1] @ self.weights[layer + 1]
         return total
 
-    def pulled_back(
+    def parameter_vjp(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         r"""The gradient of :math:`\sum_l a_l \cdot u_l(s)` with respect to parameters and input, at fixed
@@ -260,7 +258,7 @@ class ClampedLayers:
             feedback = []
         return [*weights, *biases, *feedback], self._to_input(adjoints[0])
 
-    def blame(self) -> str | None:
+    def nonfinite_source(self) -> str | None:
         """Whether the input or a parameter is not finite, and which."""
         if not bool(self.x.isfinite().all()):
             return "the input holds NaN or infinity: clean the data"
@@ -337,5 +335,5 @@ class SmallChanges:
     def prepared(self, layer: int) -> Current:
         return partial(self.current, layer)
 
-    def blame(self) -> str | None:
-        return self.network.blame()
+    def nonfinite_source(self) -> str | None:
+        return self.network.nonfinite_source()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.relaxation.activations import Activation
 from continual_ep.networks.clamped import Slope
 from continual_ep.networks.connections import Connection, Gates, Weights, per_sample
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.products import operands
 from continual_ep.relaxation.settle import Current
 
@@ -114,7 +114,7 @@ class ClampedGraph:
 
     @property
     def drives(self) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.Teachable`; by layer, lowest first."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`; by layer, lowest first."""
         return [self.drive[layer] for layer in sorted(self.drive)]
 
     @property
@@ -129,7 +129,7 @@ class ClampedGraph:
     def contrast(
         self, first: Sequence[Tensor], second: Sequence[Tensor], strength: Tensor | float
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.Teachable`; both states stand below each other."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`; both states stand below each other."""
         signs = strength * self.x.new_ones(2 * len(self.x))
         signs[len(self.x) :].neg_()
         both = [torch.cat(pair) for pair in zip(first, second, strict=True)]
@@ -137,10 +137,10 @@ class ClampedGraph:
         differences = [a - b for a, b in zip(first, second, strict=True)]
         return self._collected(both, both, signs, differences, signs[: len(self.x)])
 
-    def postsynaptic(
+    def hebbian_product(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         ones = self.x.new_ones(len(self.x))
         return self._collected(changes, states, ones, changes, ones)
 
@@ -172,14 +172,14 @@ class ClampedGraph:
         parameters = self.network.dynamical_parameters
         return [total[p] if p in total else torch.zeros_like(p) for p in parameters], moved
 
-    def pulled_forward(
+    def contrast_jvp(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         _need_linear(self.network)
-        one, moved = self.postsynaptic(changes, states)
+        one, moved = self.hebbian_product(changes, states)
         zero = torch.zeros_like(self.x)
-        two, _ = replace(self, x=zero).postsynaptic(states, changes)
+        two, _ = replace(self, x=zero).hebbian_product(states, changes)
         names = [name for name, _ in self.network.connections.named_parameters()]
         # A bias sees the change of its layer alone.
         found = [
@@ -189,7 +189,7 @@ class ClampedGraph:
         return found, moved
 
     def attenuations(self) -> list[float]:
-        """See :class:`~continual_ep.learning.rule.Teachable`; along the strongest way."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`; along the strongest way."""
         layers = len(self.network.shapes)
         best = [0.0] * layers
         best[-1] = 1.0
@@ -200,7 +200,7 @@ class ClampedGraph:
         return [value or 1.0 for value in best[1:]]
 
     def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         factors = [1.0, *self.attenuations()]
         each = [
             factors[target]
@@ -210,15 +210,15 @@ class ClampedGraph:
         return [g / factor for g, factor in zip(gradients, each, strict=True)]
 
     def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallGraphChanges":
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
         _need_linear(self.network)
         factors = self.attenuations() if corrected else [1.0] * len(slopes)
         return SmallGraphChanges(self, list(slopes), factors)
 
-    def pulled_back(
+    def parameter_vjp(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.Teachable`."""
+        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
 
         def product(tensors: Sequence[Weights], x: Tensor) -> Tensor:
             clamped = replace(self, x=x, tensors=list(tensors), drive={})
@@ -252,9 +252,7 @@ class ClampedGraph:
             for layer, activation in enumerate(self.activations)
         ]
 
-    def adjoint_current(
-        self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> Tensor:
+    def state_vjp(self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
         with torch.enable_grad():
             leaf = states[layer].detach().requires_grad_()
             moved = [*states[:layer], leaf, *states[layer + 1 :]]
@@ -277,7 +275,7 @@ class ClampedGraph:
 
         return current
 
-    def blame(self) -> str | None:
+    def nonfinite_source(self) -> str | None:
         """Whether the input or a parameter is not finite, and which."""
         if not bool(self.x.isfinite().all()):
             return "the input holds NaN or infinity: clean the data"
@@ -341,5 +339,5 @@ class SmallGraphChanges:
     def prepared(self, layer: int) -> Current:
         return partial(self.current, layer)
 
-    def blame(self) -> str | None:
-        return self.network.blame()
+    def nonfinite_source(self) -> str | None:
+        return self.network.nonfinite_source()

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.backprop import rule_for_layers
 from continual_ep.learning.feedforward import FeedforwardRule
-from continual_ep.relaxation.activations import FEEDFORWARD_ACTIVATIONS, activation_named
 from continual_ep.networks.convolution import each_layer, image_shape
 from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.synapses import Kernel, Synapses
+from continual_ep.relaxation.activations import FEEDFORWARD_ACTIVATIONS, activation_named
 
 POOLS = ("none", "max", "average")
 
@@ -68,7 +68,7 @@ class CNN(nn.Module):
         if not depth or min(channels) < 1:
             raise ConfigurationError(f"channels {list(channels)} make no network")
         self.learning, self.activation = rule, activation
-        self._rate = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
+        self._function = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
         self.input_shape = image_shape(input_shape)
         kernels, self._paddings = each_layer(kernel, depth), each_layer(padding, depth)
         self._pools = each_layer(pool, depth)
@@ -126,11 +126,11 @@ class CNN(nn.Module):
             )
             if layer < depth:
                 padding = self._paddings[layer]
-                state = self._rate(self.learning.conv2d(state, weight, bias, back, padding))
+                state = self._function(self.learning.conv2d(state, weight, bias, back, padding))
                 state = pooled(state, self._pools[layer])
             else:
                 state = self.learning.linear(state.flatten(1), weight, bias, back)
-                state = state if layer == last else self._rate(state)
+                state = state if layer == last else self._function(state)
             states.append(state)
         return states
 

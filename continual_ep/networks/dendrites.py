@@ -30,25 +30,27 @@ from continual_ep.relaxation import TimeSteps
 SAMPLINGS = ("random", "soma-field", "branch-field")
 
 
-def synapses_per_branch(sources: int, kept: float | int) -> int:
+def synapses_per_branch(sources: int, fan_in: float | int) -> int:
     """How many sources a branch gets.
 
-    :param kept: a whole number of synapses, or a share of the sources in (0, 1], rounded.
+    :param fan_in: a whole number of synapses, or a share of the sources in (0, 1], rounded.
     :raises ConfigurationError: for a branch without synapses, or with more than there are sources.
     """
-    if isinstance(kept, bool) or not isinstance(kept, int | float):
+    if isinstance(fan_in, bool) or not isinstance(fan_in, int | float):
         raise ConfigurationError(
-            f"kept is {kept!r}; give a share in (0, 1] or a number of synapses"
+            f"fan_in is {fan_in!r}; give a share in (0, 1] or a number of synapses"
         )
-    count = kept if isinstance(kept, int) else round(kept * sources)
-    if isinstance(kept, float) and not 0 < kept <= 1:
-        raise ConfigurationError(f"kept is {kept}; as a share it must lie in (0, 1]")
+    count = fan_in if isinstance(fan_in, int) else round(fan_in * sources)
+    if isinstance(fan_in, float) and not 0 < fan_in <= 1:
+        raise ConfigurationError(f"fan_in is {fan_in}; as a share it must lie in (0, 1]")
     if count < 1:
         raise ConfigurationError(
-            f"kept={kept} leaves a branch without synapses ({sources} sources): raise it"
+            f"fan_in={fan_in} leaves a branch without synapses ({sources} sources): raise it"
         )
     if count > sources:
-        raise ConfigurationError(f"kept={kept} asks for more synapses than the {sources} sources")
+        raise ConfigurationError(
+            f"fan_in={fan_in} asks for more synapses than the {sources} sources"
+        )
     return count
 
 
@@ -56,7 +58,7 @@ def branch_masks(
     sources: int,
     targets: int,
     branches: int,
-    kept: float | int,
+    fan_in: float | int,
     *,
     sampling: str = "random",
     generator: torch.Generator | None = None,
@@ -68,7 +70,7 @@ def branch_masks(
         want sources that form a square image.
     :raises ConfigurationError: an unknown sampling, no square, or a branch without synapses.
     """
-    count = synapses_per_branch(sources, kept)
+    count = synapses_per_branch(sources, fan_in)
     if sampling not in SAMPLINGS:
         raise ConfigurationError(f"sampling {sampling!r} is unknown; choose one of {SAMPLINGS}")
     if sampling == "random":
@@ -104,11 +106,11 @@ class Dendritic(Connection):
 
     :param sources, targets: numbers of units.
     :param branches: basal branches K of each target unit.
-    :param kept: synapses of a branch: a share of the sources, or a number.
+    :param fan_in: synapses of a branch: a share of the sources, or a number.
     :param feedback: ``"tied"`` (through the open branches, an energy), ``"untied"`` (apical branches on the
         source's units, with own weights that learn, as published), ``"random"``, ``"none"``.
     :param apical: apical branches of each source unit, for feedback of their own.
-    :param apical_kept: synapses of an apical branch; default as ``kept``.
+    :param apical_fan_in: synapses of an apical branch; default as ``fan_in``.
     :param cables: learn the weights from branches to soma, instead of 1/K.
     :param sampling: see :func:`branch_masks`; apical branches are wired at random.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{sources})`, as published with g = 1.
@@ -125,11 +127,11 @@ class Dendritic(Connection):
         targets: int,
         *,
         branches: int = 8,
-        kept: float | int = 0.5,
+        fan_in: float | int = 0.5,
         feedback: str = "tied",
         feedback_scale: float = 1.0,
         apical: int = 2,
-        apical_kept: float | int | None = None,
+        apical_fan_in: float | int | None = None,
         cables: bool = False,
         sampling: str = "random",
         gain: float = 1.0,
@@ -141,18 +143,18 @@ class Dendritic(Connection):
         for name, value in (("branches", branches), ("apical", apical)):
             if type(value) is not int or value < 1:
                 raise ConfigurationError(f"{name} is {value!r}; it must be 1 or more")
-        self._kept: dict[str, Tensor] = {}
+        self._masked_weights: dict[str, Tensor] = {}
         self.sources, self.targets = sources, targets
         self.branches, self.apical = branches, apical
         mask = branch_masks(
-            sources, targets, branches, kept, sampling=sampling, generator=generator
+            sources, targets, branches, fan_in, sampling=sampling, generator=generator
         )
         self.register_buffer("mask", mask.view(targets * branches, sources))
         # As published: from the dense fan-in, and biases from the fan-in that is left.
         self.weight = uniform(
             targets * branches, sources, bound=gain / math.sqrt(sources), generator=generator
         )
-        bound = 1 / math.sqrt(synapses_per_branch(sources, kept))
+        bound = 1 / math.sqrt(synapses_per_branch(sources, fan_in))
         biases = uniform(targets * branches, bound=bound, generator=generator)
         self.bias = biases if bias else None
         self.cable = nn.Parameter(torch.full((targets, branches), 1 / branches)) if cables else None
@@ -161,8 +163,8 @@ class Dendritic(Connection):
         self.apical_weight: nn.Parameter | None = None
         if feedback in ("untied", "random"):
             learned = feedback == "untied"
-            kept = kept if apical_kept is None else apical_kept
-            apical_mask = branch_masks(targets, sources, apical, kept, generator=generator)
+            fan_in = fan_in if apical_fan_in is None else apical_fan_in
+            apical_mask = branch_masks(targets, sources, apical, fan_in, generator=generator)
             self.register_buffer("apical_mask", apical_mask.view(sources * apical, targets))
             self.apical_weight = uniform(
                 sources * apical,
@@ -191,16 +193,17 @@ class Dendritic(Connection):
         return own if self.bias is None else (*own, self.bias)
 
     def _masked(self, place: str, weight: Tensor, mask: Tensor) -> Tensor:
-        """The synapses that exist; without a graph in memory that is kept, as fresh pages cost more than
-        the product.
+        """The synapses that exist.
+
+        Without a graph they are written to memory that is reused: new pages cost more than the product.
         """
         if torch.is_grad_enabled():
             return weight * mask
-        kept = self._kept.get(place)
-        here = (weight.dtype, weight.device, torch.is_inference_mode_enabled())
-        if kept is None or (kept.dtype, kept.device, kept.is_inference()) != here:
-            kept = self._kept[place] = torch.empty_like(weight)
-        return torch.mul(weight, mask, out=kept)
+        buffer = self._masked_weights.get(place)
+        wanted = (weight.dtype, weight.device, torch.is_inference_mode_enabled())
+        if buffer is None or (buffer.dtype, buffer.device, buffer.is_inference()) != wanted:
+            buffer = self._masked_weights[place] = torch.empty_like(weight)
+        return torch.mul(weight, mask, out=buffer)
 
     def _opened(self, pre: Tensor, tensors: Weights) -> Tensor:
         """The currents of the branches, before they are rectified."""
@@ -292,7 +295,7 @@ class DendriticRNN(RecurrentNetwork):
 
     :param sizes: units per layer, input first.
     :param branches: basal branches of each unit.
-    :param kept: synapses of a branch: a share of the units below, or a number.
+    :param fan_in: synapses of a branch: a share of the units below, or a number.
     :param feedback: ``"tied"``, ``"untied"``, ``"random"`` or ``"none"``, see :class:`Dendritic`.
     :param feedback_scale: :math:`\gamma`.
     :param apical: apical branches of each hidden unit, where feedback has weights of its own.
@@ -300,7 +303,7 @@ class DendriticRNN(RecurrentNetwork):
 
     Other arguments:
 
-    :param apical_kept, cables, sampling: see :class:`Dendritic`; fields are for the first layer.
+    :param apical_fan_in, cables, sampling: see :class:`Dendritic`; fields are for the first layer.
     :param gain: of the initial weights, one or one for each layer. Branches dilute what differs between
         inputs; deep networks want gains above the published 1, about 3, in all layers but the first.
     :param bias: give branches biases, as published. Sleep works better without.
@@ -314,11 +317,11 @@ class DendriticRNN(RecurrentNetwork):
         sizes: Sequence[int],
         *,
         branches: int = 8,
-        kept: float | int = 0.5,
+        fan_in: float | int = 0.5,
         feedback: str = "tied",
         feedback_scale: float = 1.0,
         apical: int = 2,
-        apical_kept: float | int | None = None,
+        apical_fan_in: float | int | None = None,
         cables: bool = False,
         sampling: str = "random",
         gain: float | Sequence[float] = 1.0,
@@ -342,11 +345,11 @@ class DendriticRNN(RecurrentNetwork):
                     pre,
                     post,
                     branches=branches,
-                    kept=kept,
+                    fan_in=fan_in,
                     feedback=feedback if layer else "none",
                     feedback_scale=feedback_scale,
                     apical=apical,
-                    apical_kept=apical_kept,
+                    apical_fan_in=apical_fan_in,
                     cables=cables,
                     sampling="random" if layer else sampling,
                     gain=gains[layer],

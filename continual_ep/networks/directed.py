@@ -268,12 +268,12 @@ class _Settled(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
-        network, followed = ctx.network, ctx.nudging.followed()
-        if followed is None or not isinstance(followed[0], SquaredError):
+        network, loss_and_weights = ctx.network, ctx.nudging.single_loss()
+        if loss_and_weights is None or not isinstance(loss_and_weights[0], SquaredError):
             raise ConfigurationError(
                 "a DirectedNetwork is taught a target: use SquaredError of continual_ep.learning"
             )
-        weights = followed[1].unsqueeze(1)
+        weights = loss_and_weights[1].unsqueeze(1)
         safe = torch.where(weights != 0, weights, 1.0)
         target = ctx.state[:, -network.outputs :] - output_gradient / safe
         total = torch.zeros_like(weight)
@@ -282,5 +282,5 @@ class _Settled(torch.autograd.Function):
             total.addmm_((weights * after).t(), after - before)
 
         network.settle(x, ctx.state, target, observe)
-        ctx.nudging.told.clear()
+        ctx.nudging.loss_terms.clear()
         return None, None, None, -total * network.mask / network.teaching_steps

@@ -127,14 +127,14 @@ class Ensemble(RecurrentModule):
         """
         inputs = self.sizes[0]
         if x.dim() == 3 and len(x) == self.count and x.shape[-1] == inputs:
-            checked_values(x.flatten(0, 1), inputs, finite=not self.relaxation.captured)
+            checked_values(x.flatten(0, 1), inputs, finite=not self.relaxation.cuda_graphs)
             return x
         if x.dim() == 3 and x.shape[-1] == inputs and x.shape[1:].numel() != inputs:
             raise InputError(
                 f"the input has shape {tuple(x.shape)}, but there are {self.count} members: give "
                 f"({self.count}, batch, {inputs}), or (batch, {inputs}) for all"
             )
-        checked_values(x, inputs, finite=not self.relaxation.captured)
+        checked_values(x, inputs, finite=not self.relaxation.cuda_graphs)
         return x.flatten(1).expand(self.count, -1, -1)
 
     @property

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.networks.clamped_graph import ClampedGraph
 from continual_ep.networks.connections import Connection
 from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.recurrent import RecurrentModule
 from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation import Relaxation
+from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.relaxation.time_steps import TimeSteps
 
 READOUTS = ("linear", "activated", "softmax")
@@ -151,7 +151,7 @@ class RecurrentNetwork(RecurrentModule):
         return total
 
     def checked_input(self, x: Tensor) -> Tensor:
-        checked_values(x, math.prod(self.shapes[0]), finite=not self.relaxation.captured)
+        checked_values(x, math.prod(self.shapes[0]), finite=not self.relaxation.cuda_graphs)
         return x.reshape(len(x), *self.shapes[0])
 
     def clamp(

@@ -11,12 +11,6 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.feedforward import FeedforwardRule, StackRule
-from continual_ep.relaxation.activations import (
-    FEEDFORWARD_ACTIVATIONS,
-    Activation,
-    Identity,
-    activation_named,
-)
 from continual_ep.networks.layered import (
     LayeredNetwork,
     flat_input,
@@ -25,6 +19,12 @@ from continual_ep.networks.layered import (
     validated_sizes,
 )
 from continual_ep.networks.synapses import Synapses
+from continual_ep.relaxation.activations import (
+    FEEDFORWARD_ACTIVATIONS,
+    Activation,
+    Identity,
+    activation_named,
+)
 
 READOUTS = ("linear", "activated", "straight-through", "softmax")
 DROPOUT_RESCALES = ("training", "evaluation")
@@ -97,7 +97,7 @@ class MLP(LayeredNetwork):
         self.dropout, self.dropout_rescale = dropout, dropout_rescale
         self.learning = rule
         self._warned: set[str] = set()
-        self._rate = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
+        self._function = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
         pairs = list(pairwise(self.sizes))
         gains = per_layer(gain, len(pairs), "gain")
         self.weights = nn.ParameterList(
@@ -125,7 +125,7 @@ class MLP(LayeredNetwork):
         bias = self.biases[layer].detach() if len(self.biases) else None
         return nn.functional.linear(below, self.weights[layer].detach(), bias)
 
-    def rate(self, layer: int, current: Tensor) -> Tensor:
+    def activate(self, layer: int, current: Tensor) -> Tensor:
         """The activation of a layer."""
         return self._activation(layer)(current)
 
@@ -135,23 +135,23 @@ class MLP(LayeredNetwork):
 
     def _activation(self, layer: int) -> Activation:
         outside = layer == len(self.weights) - 1 and self.readout != "activated"
-        return Identity() if outside else self._rate
+        return Identity() if outside else self._function
 
     @torch.no_grad()
     def sweep(
         self, x: Tensor, pushes: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Currents and rates of all layers, without a graph.
+        """Currents and activations of all layers, without a graph.
 
         :param pushes: what is added to the current of each layer, ``(batch, n_l)``.
         """
-        currents, rates = [], [x]
+        currents, activations = [], [x]
         for layer in range(len(self.weights)):
-            current = self.current(layer, rates[-1])
+            current = self.current(layer, activations[-1])
             current = current if pushes is None else current + pushes[layer]
             currents.append(current)
-            rates.append(self.rate(layer, current))
-        return currents, rates[1:]
+            activations.append(self.activate(layer, current))
+        return currents, activations[1:]
 
     def warn_once(self, message: str) -> None:
         """Warn of a kind of trouble once in the life of this network."""
@@ -169,21 +169,21 @@ class MLP(LayeredNetwork):
             bias = self.biases[layer] if len(self.biases) else None
             current = self.learning.linear(state, weight, bias, self._backward_weight(layer))
             if layer < last:
-                state = self._dropped_out(self._rate(current), dropout)
+                state = self._dropped_out(self._function(current), dropout)
             elif self.readout == "activated":
-                state = self._rate(current)
+                state = self._function(current)
             elif self.readout == "straight-through":
-                state = current + (self._rate(current) - current).detach()
+                state = current + (self._function(current) - current).detach()
             else:
                 state = current
             states.append(state)
         return states
 
-    def _dropped_out(self, rate: Tensor, p: float) -> Tensor:
+    def _dropped_out(self, activation: Tensor, p: float) -> Tensor:
         if self.dropout_rescale == "training":
-            return nn.functional.dropout(rate, p, self.training)
+            return nn.functional.dropout(activation, p, self.training)
         # Undoing torch's factor leaves the mask alone.
-        return (1.0 - p) * nn.functional.dropout(rate, p, self.training)
+        return (1.0 - p) * nn.functional.dropout(activation, p, self.training)
 
     def activities(self, x: Tensor) -> list[Tensor]:
         """The activations of layers 1 ... L with dropout off, without a graph."""

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.networks.clamped import ClampedLayers
 from continual_ep.networks.layered import (
     LayeredNetwork,
@@ -31,6 +30,7 @@ from continual_ep.networks.layered import (
 from continual_ep.networks.recurrent import RecurrentModule
 from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation import Relaxation, TimeSteps
+from continual_ep.relaxation.activations import Activation, Identity, activation_named
 
 READOUTS = ("linear", "activated", "softmax")
 FEEDBACKS = ("tied", "untied", "random")
@@ -177,7 +177,7 @@ class MRNN(RecurrentModule, LayeredNetwork):
         return self.feedback == "tied" and all(scale == 1.0 for scale in self.feedback_scales)
 
     def checked_input(self, x: Tensor) -> Tensor:
-        checked_values(x, self.sizes[0], finite=not self.relaxation.captured)
+        checked_values(x, self.sizes[0], finite=not self.relaxation.cuda_graphs)
         return x.flatten(1)
 
     @property

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, DivergenceError, warn_user
-from continual_ep.learning.captured import WATCH_EVERY, Recordings
+from continual_ep.learning.cuda_graphs import CHECK_RECORDED_EVERY, CudaGraphs
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation import Relaxation, Settled, settle
+from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.warm_start import Equilibria
 
 #: Without a tolerance, a free phase whose units still move by more than this per step is reported.
@@ -53,7 +53,7 @@ class RecurrentModule(nn.Module):
         #: Where free phases ended before, for warm starts.
         self.equilibria = Equilibria()
         #: Phases recorded for replay.
-        self.recordings = Recordings()
+        self.cuda_graphs = CudaGraphs()
         self._change: tuple[Tensor, int] | None = None
         self._unwatched = 0
         self.learning = learning
@@ -144,10 +144,10 @@ class RecurrentModule(nn.Module):
         :raises InputError: for an input that does not fit.
         :raises DivergenceError: when a state becomes NaN or infinite.
         """
-        if self.relaxation.captured and not self.learning.capturable:
+        if self.relaxation.cuda_graphs and not self.learning.supports_cuda_graphs:
             raise ConfigurationError(
                 f"{type(self.learning).__name__} with these options looks at its states while it settles and "
-                "cannot be recorded: use captured=False, or EquilibriumPropagation without a tolerance"
+                "cannot be recorded: use cuda_graphs=False, or EquilibriumPropagation without a tolerance"
             )
         x = self.checked_input(x)
         # A contrast of two nearby states needs all the bits there are: autocast would take them.
@@ -175,9 +175,9 @@ class RecurrentModule(nn.Module):
             residual = float(change)
             if not residual < math.inf:
                 raise DivergenceError(
-                    f"a recorded phase left the finite numbers within the last {WATCH_EVERY} batches: look "
-                    "at the input, lower dt, beta, the learning rate or the weights' gain; with "
-                    "relaxation.captured=False the step is named"
+                    f"a recorded phase left the finite numbers within the last {CHECK_RECORDED_EVERY} "
+                    "batches: look at the input, lower dt, beta, the learning rate or the weights' gain; "
+                    "with relaxation.cuda_graphs=False the step is named"
                 )
             self.note_settling(Settled([], steps, residual), None)
         return self._settling
@@ -193,7 +193,7 @@ class RecurrentModule(nn.Module):
             change = torch.maximum(change, self._change[0])
         self._change = (change.clone(), steps)
         self._unwatched += 1
-        if self._unwatched >= WATCH_EVERY:
+        if self._unwatched >= CHECK_RECORDED_EVERY:
             _ = self.settling
 
     def train(self, mode: bool = True) -> "RecurrentModule":

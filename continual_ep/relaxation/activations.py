@@ -1,4 +1,4 @@
-r"""Activation functions: the rate :math:`\rho(u)` of a unit as a function of its input current ``u``.
+r"""Activation functions: the activation :math:`\rho(u)` of a unit as a function of its input current ``u``.
 
 A new activation is one class and one line in :data:`ACTIVATIONS`.
 """
@@ -15,11 +15,11 @@ class Activation(Protocol):
     """What a network asks of an activation function."""
 
     name: str
-    #: Whether the rate is the current, clipped; then a quadratic nudge has a closed form.
+    #: Whether the activation is the current, clipped; then a quadratic nudge has a closed form.
     piecewise_linear: bool
 
     def __call__(self, current: Tensor) -> Tensor:
-        """The rate; differentiable by autograd."""
+        """The activation; differentiable by autograd."""
 
     def in_place(self, current: Tensor) -> Tensor:
         """The same, overwriting ``current``; not differentiable."""
@@ -57,8 +57,8 @@ class ShiftedSigmoid:
         return current.mul_(4.0).sub_(2.0).sigmoid_()
 
     def slope(self, current: Tensor) -> Tensor:
-        rate = self(current)
-        return 4.0 * rate * (1.0 - rate)
+        activation = self(current)
+        return 4.0 * activation * (1.0 - activation)
 
 
 class Tanh:

@@ -51,7 +51,9 @@ def reference_settle(
         if force is not None:
             currents[-1] = currents[-1] + beta * force(states[-1].detach())
         states = [
-            ((1.0 - dt) * state + dt * rate(current)).detach()
-            for state, rate, current in zip(states, network.activations, currents, strict=True)
+            ((1.0 - dt) * state + dt * activation(current)).detach()
+            for state, activation, current in zip(
+                states, network.activations, currents, strict=True
+            )
         ]
     return states

@@ -48,7 +48,7 @@ class Clamped(Protocol):
     def initial_states(self) -> list[Tensor]:
         """The states at rest, one tensor ``(batch, n_layer)`` per layer."""
 
-    def blame(self) -> str | None:
+    def nonfinite_source(self) -> str | None:
         """What is not finite in the input or the parameters, in words; None if nothing."""
 
     @property
@@ -71,8 +71,8 @@ class Relaxation:
     :param warm_start: where a free phase in training starts: ``"never"`` but at rest, at the equilibrium of
         the last ``"batch"``, or at that which each ``"sample"`` had when it was seen last. Pays with a
         tolerance. Calls of ``train()`` and ``eval()`` forget.
-    :param captured: record the free phase and the second phase once as CUDA graphs and replay them, see
-        :mod:`continual_ep.learning.captured`.
+    :param cuda_graphs: record the free phase and the second phase once as CUDA graphs and replay them, see
+        :mod:`continual_ep.learning.cuda_graphs`.
     :raises ConfigurationError: for an unknown choice or a ``dt`` outside (0, 1].
     """
 
@@ -80,7 +80,7 @@ class Relaxation:
     dt: float = 1.0
     products: str = "float32"
     warm_start: str = "never"
-    captured: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         update_groups(self.order, 1)
@@ -89,7 +89,7 @@ class Relaxation:
                 raise ConfigurationError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
                 )
-        if self.captured and self.warm_start != "never":
+        if self.cuda_graphs and self.warm_start != "never":
             raise ConfigurationError("a captured phase starts at rest: use warm_start='never'")
         if not 0.0 < self.dt <= 1.0:
             raise ConfigurationError(
@@ -121,17 +121,19 @@ def step(
     """One step, replacing the tensors in ``states``; differentiable by autograd."""
     last, own = len(states) - 1, clamped.time_steps
     for group in groups:
-        rates = []
+        activations = []
         for layer in group:
             current = clamped.current(layer, states)
             if nudge is not None and layer == last:
                 current = nudge(current, states[layer])
-            rates.append(clamped.activations[layer](current))
-        for layer, rate in zip(group, rates, strict=True):
+            activations.append(clamped.activations[layer](current))
+        for layer, activation in zip(group, activations, strict=True):
             if own is not None:
-                states[layer] = torch.lerp(states[layer], rate, own[layer])
+                states[layer] = torch.lerp(states[layer], activation, own[layer])
             else:
-                states[layer] = rate if dt == 1.0 else torch.lerp(states[layer], rate, dt)
+                states[layer] = (
+                    activation if dt == 1.0 else torch.lerp(states[layer], activation, dt)
+                )
 
 
 class _Update(NamedTuple):
@@ -195,7 +197,7 @@ def settle(
     nudge: Nudge | None = None,
     trace: bool = False,
     phase: str = "free phase",
-    watched: bool = True,
+    check_finite: bool = True,
 ) -> Settled:
     """Let a clamped network settle.
 
@@ -208,8 +210,8 @@ def settle(
     :param nudge: a nudge of the output layer; with one, orders begin at the output.
     :param trace: keep the states after every step.
     :param phase: the name of the phase, for messages.
-    :param watched: look for divergence; without, nothing of a phase of fixed length is brought to the host,
-        and ``residual`` is NaN.
+    :param check_finite: look for divergence. Without, a phase of fixed length needs no host
+        synchronisation, and ``residual`` is NaN.
     :returns: the states reached, with statistics.
     :raises DivergenceError: when a state becomes NaN or infinite.
     """
@@ -222,7 +224,7 @@ def settle(
     history: list[list[Tensor]] = []
     residual = float("inf")
     taken = 0
-    looks = watched and tolerance is not None
+    looks = check_finite and tolerance is not None
     with tensor_cores(relaxation.products, states[0].device):
         while taken < steps:
             stretch = 1 if trace else min(CHECK_EVERY if looks else steps, steps - taken)
@@ -234,7 +236,7 @@ def settle(
             _steps_in_place(updates, states, buffers, 1)
             if trace:
                 history.append([state.clone() for state in states])
-            if not due or not watched:
+            if not due or not check_finite:
                 continue
             residual = largest_change(kept, states)
             if not residual < float("inf"):
@@ -242,12 +244,12 @@ def settle(
                 _raise_divergence(clamped, relaxation.dt, groups, begin, taken, nudge, phase)
             if tolerance is not None and residual <= tolerance:
                 break
-    if not watched:
+    if not check_finite:
         return Settled(states, taken, float("nan"), history, _change(kept, states))
     return Settled(states, taken, residual, history)
 
 
-def side_by_side(states: Sequence[Tensor], times: int, dim: int = 0) -> list[Tensor]:
+def repeat_batch(states: Sequence[Tensor], times: int, dim: int = 0) -> list[Tensor]:
     """The states of ``times`` batches that all begin alike, each in the memory layout that it has.
 
     :param dim: the dimension that counts samples.
@@ -281,7 +283,7 @@ def _raise_divergence(
     phase: str,
 ) -> None:
     """Repeat the relaxation step by step to say where it first left the finite numbers."""
-    cause = clamped.blame()
+    cause = clamped.nonfinite_source()
     states = list(origin)
     place = f"by step {steps}"
     for number in range(1, steps + 1):
