@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from continual_ep.plugins import BatchFeed
 from continual_ep.strategies import EPStrategy
 from continual_ep.streams import class_incremental
-from continual_ep.streams.columns import columns_of
+from continual_ep.streams.indexed_samples import index_samples
 
 BATCH, MEMORY = 64, 1000
 SIZES = ([784, 256, 10], [784, 512, 10])
@@ -82,7 +82,7 @@ def lean_copy(benchmark: Any) -> Any:
     joint = [concat_datasets([experience.dataset for experience in part]) for part in parts]
     sets = []
     for data in joint:
-        x, y, _ = columns_of(data).batch(torch.arange(len(data)))
+        x, y, _ = index_samples(data).batch(torch.arange(len(data)))
         sets.append(Lean(x, y.tolist()))
     groups = benchmark.classes_per_experience
     order, sizes = [label for group in groups for label in group], map(len, groups)

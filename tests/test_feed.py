@@ -58,8 +58,8 @@ from continual_ep.metrics.evaluation import accuracy_per_experience, batches_of
 from continual_ep.plugins import AwakeRehearsal, BatchFeed, SleepReplay
 from continual_ep.strategies import EPStrategy, silent_evaluator
 from continual_ep.streams import TensorData, class_incremental, domain_incremental
-from continual_ep.streams.columns import CannotFeed, columns_of
-from continual_ep.streams.feed import WholeBatches, feed
+from continual_ep.streams.feed import BatchLoader, feed
+from continual_ep.streams.indexed_samples import UnsupportedLoader, index_samples
 from continual_ep.streams.tensor_data import Preparation
 
 
@@ -87,7 +87,7 @@ def passes(loader, epochs=3, stop=None):
 
 def assert_same(loader, epochs=3, stop=None):
     fed = feed(loader)
-    assert isinstance(fed, WholeBatches) and len(fed) == len(loader)
+    assert isinstance(fed, BatchLoader) and len(fed) == len(loader)
     (ours, state), (theirs, reference) = passes(fed, epochs, stop), passes(loader, epochs, stop)
     assert len(ours) == len(theirs)
     for (kind, batch, draw), (expected_kind, expected, expected_draw) in zip(
@@ -423,18 +423,18 @@ REASONS = {
 def test_distributed_training_and_ffcv_are_left_alone():
     loader = SingleDatasetDataLoader(DATA, 8)
     loader.distributed_sampling = True
-    with pytest.raises(CannotFeed, match="distributed"):
+    with pytest.raises(UnsupportedLoader, match="distributed"):
         feed(loader)
     data = tensors(5)
     data.ffcv_info = object()
-    with pytest.raises(CannotFeed, match="FFCV"):
+    with pytest.raises(UnsupportedLoader, match="FFCV"):
         feed(SingleDatasetDataLoader(labelled(data), 8))
 
 
 @pytest.mark.parametrize("name", REASONS)
 def test_what_cannot_be_fed_is_refused_with_the_reason(name):
     make, reason = REASONS[name]
-    with pytest.raises(CannotFeed, match=reason):
+    with pytest.raises(UnsupportedLoader, match=reason):
         feed(make())
 
 
@@ -442,13 +442,13 @@ def test_only_the_current_group_of_transforms_counts():
     data = _make_taskaware_classification_dataset(
         BASE, task_labels=0, transform_groups={"train": (doubled, None), "eval": None}
     )
-    with pytest.raises(CannotFeed, match="samples are transformed"):
-        columns_of(data.train())
+    with pytest.raises(UnsupportedLoader, match="samples are transformed"):
+        index_samples(data.train())
     assert_same(DataLoader(data.eval(), 8))
     # The root's group counts for the whole tree.
     assert_same(DataLoader(data.subset([3, 1]).eval(), 8))
-    with pytest.raises(CannotFeed, match="samples are transformed"):
-        columns_of(data.eval().subset([3, 1]).train())
+    with pytest.raises(UnsupportedLoader, match="samples are transformed"):
+        index_samples(data.eval().subset([3, 1]).train())
 
 
 # -- strategies -------------------------------------------------------------------------------------------
@@ -463,7 +463,7 @@ class Recorder(SupervisedPlugin):
 
     def before_training_iteration(self, strategy, **kwargs):
         self.batches.append([column.clone() for column in strategy.mbatch])
-        self.fed.append(isinstance(strategy.dataloader, WholeBatches))
+        self.fed.append(isinstance(strategy.dataloader, BatchLoader))
 
     def before_eval_iteration(self, strategy, **kwargs):
         self.before_training_iteration(strategy)
@@ -616,8 +616,8 @@ def test_evaluation_of_other_data_sets_goes_sample_by_sample(stream):
         )
         for data in plain
     ]
-    with pytest.raises(CannotFeed):
-        columns_of(one_by_one[0].dataset)
+    with pytest.raises(UnsupportedLoader):
+        index_samples(one_by_one[0].dataset)
     np.testing.assert_array_equal(
         accuracy_per_experience(model, stream.test_stream),
         accuracy_per_experience(model, one_by_one),
@@ -630,7 +630,7 @@ def test_parts_of_a_set_share_one_copy_on_a_device():
     parts = []
     for name in ("train", "validation"):
         for experience in benchmark.streams[name]:
-            (found,) = columns_of(experience.dataset).sets
+            (found,) = index_samples(experience.dataset).sets
             parts.append(found.on("meta"))
     assert len({id(part.data) for part in parts}) == 1
     assert parts[0].data.device.type == "meta" and parts[0].rows.device.type == "meta"

@@ -30,7 +30,7 @@ from continual_ep.experiments.config import RunConfig, config_from
 from continual_ep.experiments.events import Event
 from continual_ep.experiments.folder import opened_folder
 from continual_ep.experiments.randomness import (
-    borrowed_randomness,
+    preserved_rng,
     random_states,
     restore_random_states,
     seed_everything,
@@ -364,7 +364,7 @@ def test_all_global_generators_are_restored() -> None:
         normal = np.random.standard_normal()  # keeps a second value for the next call
         return random.random(), random.gauss(0, 1), normal, float(torch.rand(()))
 
-    with borrowed_randomness():
+    with preserved_rng():
         seed_everything(1, "here")
         draws()
         states = random_states()

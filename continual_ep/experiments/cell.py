@@ -23,7 +23,7 @@ from continual_ep.experiments.checkpoint import (
 )
 from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.events import Event, Kind, Listener
-from continual_ep.experiments.randomness import borrowed_randomness, seed_everything
+from continual_ep.experiments.randomness import preserved_rng, seed_everything
 from continual_ep.experiments.warned import warnings_to
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.sleep import SleepDiary
@@ -51,13 +51,13 @@ def limited_threads(threads: int) -> Iterator[None]:
 class EpochListener(SupervisedPlugin):
     """Tells that an epoch is over."""
 
-    def __init__(self, tell: Any) -> None:
+    def __init__(self, emit: Any) -> None:
         super().__init__()
-        self.tell = tell
+        self.emit = emit
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if part_of(strategy.experience).is_last:
-            self.tell("epoch")
+            self.emit("epoch")
 
 
 class CellRun:
@@ -89,21 +89,21 @@ class CellRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (
             limited_threads(self.config.threads),
-            borrowed_randomness(),
-            warnings_to(lambda text: self._tell("warning", message=text)),
+            preserved_rng(),
+            warnings_to(lambda text: self._emit("warning", message=text)),
         ):
             self._train()
-        self._tell("finished")
+        self._emit("finished")
 
     def _train(self) -> None:
         # Before anything is built, so that whatever draws from the global generators is seeded.
         seed_everything(self.cell.seed, "training")
         log = self.folder / "tensorboard" if self.config.tensorboard else None
         built = build_cell(self.config, self.cell, self.benchmark, log)
-        built.strategy.plugins.insert(0, EpochListener(self._tell))
+        built.strategy.plugins.insert(0, EpochListener(self._emit))
         done = self._restore(built)
         stream = self.benchmark.train_stream
-        self._tell("started", done=part_of(stream[done - 1]).experience + 1 if done else 0)
+        self._emit("started", done=part_of(stream[done - 1]).experience + 1 if done else 0)
         # Not a slice: its experiences would take it for the whole stream.
         for number in range(done, len(stream)):
             self._learn(built, stream[number])
@@ -151,7 +151,7 @@ class CellRun:
             return
         self._save(built, experience.current_experience + 1)
         record = _accuracy(built).record
-        self._tell(
+        self._emit(
             "experience",
             number=part.experience + 1,
             awake=float(record.pooled_awake[-1]),
@@ -209,7 +209,7 @@ class CellRun:
         write_csv(self.folder / "metrics.csv", ["metric", "value"], record.summary().items())
         write_json(self.folder / RESULT, result)
 
-    def _tell(self, kind: Kind, **data: Any) -> None:
+    def _emit(self, kind: Kind, **data: Any) -> None:
         self.listener(Event(self.cell.number, kind, data))
 
 

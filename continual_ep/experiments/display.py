@@ -24,7 +24,7 @@ class Display:
         self.console, self.cells = console, cells
         self.experiences, self.epochs = experiences, epochs
         self.problems: list[tuple[Cell, Event]] = []
-        self._said: set[str] = set()
+        self._seen: set[str] = set()
         self._progress: Progress | None = None
 
     @contextmanager
@@ -34,7 +34,7 @@ class Display:
         :param waiting: number of cells that are still to be run.
         """
         if not self.console.is_terminal:
-            yield self._hear
+            yield self.handle
             return
         columns = (
             TextColumn("{task.description}"),
@@ -47,11 +47,11 @@ class Display:
             self._progress = progress
             progress.add_task("training", total=waiting * self.experiences * self.epochs)
             try:
-                yield self._hear
+                yield self.handle
             finally:
                 self._progress = None
 
-    def _hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         getattr(self, f"_on_{event.kind}")(event, self.cells[event.cell])
 
     def _on_started(self, event: Event, cell: Cell) -> None:
@@ -86,8 +86,8 @@ class Display:
 
     def _on_warning(self, event: Event, cell: Cell) -> None:
         message = event.data["message"]
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._seen:
+            self._seen.add(message)
             self._line(cell, f"warning: {message}")
 
     def _advance(self, epochs: int) -> None:

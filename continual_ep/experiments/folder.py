@@ -81,12 +81,14 @@ def _check_same(config: RunConfig, folder: Path) -> None:
             f"{folder / CONFIG} is empty, so the folder belongs to no run; nothing was changed. Choose "
             "another --out, or an empty folder"
         )
-    there = config_from(values, str(folder / CONFIG)).identity()
-    here = config.identity()
-    keys = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    recorded = config_from(values, str(folder / CONFIG)).identity()
+    current = config.identity()
+    keys = sorted(
+        key for key in recorded.keys() | current.keys() if recorded.get(key) != current.get(key)
+    )
     if keys:
         lines = "\n".join(
-            f"  {key}: {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} now"
+            f"  {key}: {json.dumps(recorded.get(key))} there, {json.dumps(current.get(key))} now"
             for key in keys
         )
         raise ConfigurationError(

@@ -51,8 +51,8 @@ def restore_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
-    own = states["python"]
-    random.setstate((own["version"], tuple(own["words"].tolist()), own["gauss"]))
+    python = states["python"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     numpys = states["numpy"]
     keys = numpys["keys"].numpy().astype(np.uint32)
     np.random.set_state(
@@ -61,7 +61,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 @contextmanager
-def borrowed_randomness() -> Iterator[None]:
+def preserved_rng() -> Iterator[None]:
     """Whatever happens inside, the global generators are afterwards as before."""
     states = random_states()
     try:

@@ -13,7 +13,7 @@ from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.display import Display
 from continual_ep.experiments.environment import environment
 from continual_ep.experiments.folder import check_folder, note_environment, opened_folder
-from continual_ep.experiments.randomness import borrowed_randomness
+from continual_ep.experiments.randomness import preserved_rng
 from continual_ep.experiments.warned import warnings_to
 from continual_ep.experiments.workers import RunningCells, run_here, run_in_processes
 from continual_ep.streams import ContinualBenchmark
@@ -55,7 +55,7 @@ def run(config: RunConfig, *, console: Console | None = None, fork: bool = False
 def _check_cells(config: RunConfig, benchmark: ContinualBenchmark) -> None:
     """Builds each kind of cell once: what cannot work is refused before there is a folder."""
     example = benchmark.train_stream[0].dataset[0][0].unsqueeze(0)
-    with borrowed_randomness(), warnings_to(lambda text: None):
+    with preserved_rng(), warnings_to(lambda text: None):
         for cell in cells_of(config):
             if cell.seed == config.seeds[0]:
                 built = build_cell(config, cell, benchmark)

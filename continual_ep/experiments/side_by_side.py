@@ -15,7 +15,7 @@ from continual_ep.metrics.record import AccuracyRecord
 from continual_ep.networks import Ensemble
 from continual_ep.sleep import RunningMean, SleepParameters, sleep_replay_ensemble
 from continual_ep.strategies import make_loss
-from continual_ep.streams.columns import Columns, columns_of
+from continual_ep.streams.indexed_samples import IndexedSamples, index_samples
 
 #: Samples evaluated at once.
 EVALUATED_AT_ONCE = 1000
@@ -59,7 +59,7 @@ def learn_side_by_side(
         if len(values) != count:
             raise ConfigurationError(f"{len(values)} {what} were given for {count} members")
     ensemble.to(device)
-    tests = [columns_of(e.dataset.eval(), device) for e in benchmark.streams[evaluate]]
+    tests = [index_samples(e.dataset.eval(), device) for e in benchmark.streams[evaluate]]
     records = [AccuracyRecord(evaluate, [len(test) for test in tests]) for _ in seeds]
     optimizer = EnsembleSGD(ensemble.parameters(), rates, momentum)
     criterion = make_loss(loss, ensemble.member(0).readout)
@@ -67,7 +67,7 @@ def learn_side_by_side(
     # Members see the same samples in orders of their own: one mean serves all.
     seen = RunningMean()
     for number, experience in enumerate(benchmark.train_stream):
-        data = columns_of(experience.dataset.train(), device)
+        data = index_samples(experience.dataset.train(), device)
         ensemble.train()
         for epoch in range(epochs):
             for x, y in _batches(data, orders, batch_size):
@@ -94,7 +94,7 @@ def _learn(
 
 
 def _batches(
-    data: Columns, orders: Sequence[torch.Generator], batch_size: int
+    data: IndexedSamples, orders: Sequence[torch.Generator], batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """``(members, batch, ...)`` samples and labels, each member's in an order of its own."""
     drawn = torch.stack([torch.randperm(len(data), generator=order) for order in orders])
@@ -103,7 +103,7 @@ def _batches(
         yield x.flatten(1).view(*indices.shape, -1), y.view(indices.shape)
 
 
-def _accuracies(ensemble: Ensemble, tests: Sequence[Columns]) -> NDArray[np.float64]:
+def _accuracies(ensemble: Ensemble, tests: Sequence[IndexedSamples]) -> NDArray[np.float64]:
     """``(experiences, members)``."""
     ensemble.eval()
     rows = []

@@ -21,14 +21,14 @@ def list_streams(root: Path, console: Console) -> None:
     console.print(
         line.format("stream", "classes", "shape", "train + test", "on disk"), style="bold"
     )
-    for found in SOURCES.values():
-        shape = "" if found.shape is None else "×".join(map(str, found.shape))
-        samples = "" if found.samples is None else " + ".join(f"{n:,}" for n in found.samples)
-        there = "yes" if found.is_on_disk(root) else "no"
-        row = line.format(found.name, found.classes or "", shape, samples, there)
+    for stream in SOURCES.values():
+        shape = "" if stream.shape is None else "×".join(map(str, stream.shape))
+        samples = "" if stream.samples is None else " + ".join(f"{n:,}" for n in stream.samples)
+        on_disk = "yes" if stream.is_on_disk(root) else "no"
+        row = line.format(stream.name, stream.classes or "", shape, samples, on_disk)
         console.print(row, highlight=False, soft_wrap=True)
-        licence = found.licence or "not stated"
-        _print_below(console, f"{found.title} Licence: {licence}.")
+        licence = stream.licence or "not stated"
+        _print_below(console, f"{stream.title} Licence: {licence}.")
     for kind, what in PLACES.items():
         console.print(f"{kind}:PATH", highlight=False)
         _print_below(console, what)

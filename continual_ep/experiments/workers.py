@@ -92,16 +92,16 @@ class _Pool:
 
     def start(self) -> None:
         context: Any = get_context(self.method)
-        here, there = context.Pipe()
+        pipe, worker_pipe = context.Pipe()
         process = context.Process(
-            target=_worker, args=(there, self.setup, os.getpid()), daemon=True
+            target=_worker, args=(worker_pipe, self.setup, os.getpid()), daemon=True
         )
         process.start()
-        there.close()
-        self.busy[here] = (process, None)
-        self._give(here)
+        worker_pipe.close()
+        self.busy[pipe] = (process, None)
+        self._send_next(pipe)
 
-    def _give(self, pipe: Connection) -> None:
+    def _send_next(self, pipe: Connection) -> None:
         """The next cell, or the end."""
         process, _ = self.busy[pipe]
         cell = self.left.pop() if self.left else None
@@ -109,7 +109,7 @@ class _Pool:
         try:
             pipe.send(cell)
         except OSError:
-            self._bury(pipe)
+            self._reap(pipe)
             return
         if cell is None:
             del self.busy[pipe]
@@ -122,13 +122,13 @@ class _Pool:
             try:
                 event = pipe.recv()
             except (EOFError, OSError):
-                self._bury(pipe)
+                self._reap(pipe)
                 continue
             self.listener(event)
             if event.kind in ("finished", "failed", "crashed"):
-                self._give(pipe)
+                self._send_next(pipe)
 
-    def _bury(self, pipe: Connection) -> None:
+    def _reap(self, pipe: Connection) -> None:
         """A worker has died, for example because memory ran out; its other cells get a new one."""
         process, cell = self.busy.pop(pipe)
         process.join()

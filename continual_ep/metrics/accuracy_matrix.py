@@ -12,7 +12,7 @@ from continual_ep.errors import CheckpointError, ConfigurationError, InputError,
 from continual_ep.metrics.evaluation import correct_in, evaluating, loader_of, read
 from continual_ep.metrics.record import AccuracyRecord
 from continual_ep.streams.experiences import learns_jointly, part_of, refuse_empty
-from continual_ep.streams.feed import WholeBatches
+from continual_ep.streams.feed import BatchLoader
 
 
 class AccuracyMatrix(SupervisedPlugin):
@@ -107,7 +107,7 @@ class AccuracyMatrix(SupervisedPlugin):
     def _loader(self, strategy: Any, dataset: Any) -> Any:
         loader = loader_of(dataset, self.batch_size, strategy.device)
         # Else collated once: fetching single samples costs more than a small network's forward.
-        return loader if isinstance(loader, WholeBatches) else list(loader)
+        return loader if isinstance(loader, BatchLoader) else list(loader)
 
     # ---- callbacks, in the order in which they happen ------------------------------------------
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from continual_ep.errors import InputError
-from continual_ep.streams.columns import CannotFeed
-from continual_ep.streams.feed import WholeBatches, feed
+from continual_ep.streams.feed import BatchLoader, feed
+from continual_ep.streams.indexed_samples import UnsupportedLoader
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
@@ -46,7 +46,7 @@ def batches_of(
 
 def loader_of(
     dataset: Any, batch_size: int, device: torch.device | str | None = None
-) -> WholeBatches | DataLoader[Any]:
+) -> BatchLoader | DataLoader[Any]:
     """A loader in the data set's order: of whole batches if the samples are tensors."""
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -56,7 +56,7 @@ def loader_of(
     )
     try:
         return feed(loader, device)
-    except CannotFeed:
+    except UnsupportedLoader:
         return loader
 
 

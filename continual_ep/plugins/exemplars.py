@@ -278,11 +278,11 @@ def penultimate(model: nn.Module, x: Tensor) -> Tensor:
 
 def _features(agent: Any, dataset: Any, features: Features) -> Tensor:
     with evaluating(agent.model, agent.device):
-        found = [
+        batches = [
             features(agent.model, x.to(agent.device)).detach().cpu()
             for x, *_ in batches_of(dataset.eval(), batch_size=1000)
         ]
-    return torch.cat(found)
+    return torch.cat(batches)
 
 
 def _check_state(state: Mapping[str, Any]) -> None:
@@ -290,12 +290,12 @@ def _check_state(state: Mapping[str, Any]) -> None:
     if missing:
         raise CheckpointError(f"the state of the exemplars is damaged: {missing} are not there")
     entries, keys, classes = state["entries"], state["keys"], state["classes"]
-    for name, found, dtype, dims in (
+    for name, value, dtype, dims in (
         ("entries", entries, torch.long, 2),
         ("keys", keys, torch.float64, 1),
     ):
-        if not isinstance(found, Tensor) or found.dtype != dtype or found.dim() != dims:
-            raise CheckpointError(f"the state of the exemplars is damaged: {name!r} is {found!r}")
+        if not isinstance(value, Tensor) or value.dtype != dtype or value.dim() != dims:
+            raise CheckpointError(f"the state of the exemplars is damaged: {name!r} is {value!r}")
     if entries.shape != (len(keys), 3) or not isinstance(classes, list | tuple):
         raise CheckpointError(
             f"the state of the exemplars is damaged: entries of shape {tuple(entries.shape)} for "

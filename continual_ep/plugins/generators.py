@@ -14,12 +14,12 @@ def restored_generator(state: Mapping[str, Any], plugin: str) -> torch.Generator
     :param plugin: its name, for the message.
     :raises CheckpointError: for anything but the state of a generator.
     """
-    found = state.get("generator")
-    if not isinstance(found, torch.Tensor) or found.dtype != torch.uint8:
+    stored = state.get("generator")
+    if not isinstance(stored, torch.Tensor) or stored.dtype != torch.uint8:
         raise CheckpointError(f"the state of {plugin} is damaged: 'generator' is not there")
     generator = torch.Generator()
     try:
-        generator.set_state(found.cpu())
+        generator.set_state(stored.cpu())
     except RuntimeError as error:
         raise CheckpointError(
             f"the state of {plugin} is damaged: 'generator' is no state of a generator ({error})"

@@ -87,14 +87,14 @@ class Arrays:
 
     def fingerprint(self) -> str:
         """A hash of labels and samples; of sets above 256 MB, of rows spread evenly over them."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for x, y in ((self.train_x, self.train_y), (self.test_x, self.test_y)):
             step = 1 + x.nbytes // HASHED_BYTES
-            found.update(f"{x.shape} {x.dtype}".encode())
-            found.update(y.tobytes())
+            digest.update(f"{x.shape} {x.dtype}".encode())
+            digest.update(y.tobytes())
             for start in range(0, len(x), ROWS * step):
-                found.update(x[start : start + ROWS * step : step].tobytes())
-        return found.hexdigest()
+                digest.update(x[start : start + ROWS * step : step].tobytes())
+        return digest.hexdigest()
 
     def divisor(self, scale: str) -> float:
         """The number by which the inputs are divided.

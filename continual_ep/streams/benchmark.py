@@ -84,10 +84,10 @@ def load_samples(
     standardize: bool = False,
 ) -> Loaded:
     """A source's samples as networks get them; for the parameters see :func:`class_incremental`."""
-    found = load_source(name, root, download)
+    source_data = load_source(name, root, download)
     if classes is not None:
-        found = found.selected(chosen_classes(classes, found.class_names))
-    arrays = as_arrays(found, images or Images(), download=download)
+        source_data = source_data.selected(chosen_classes(classes, source_data.class_names))
+    arrays = as_arrays(source_data, images or Images(), download=download)
     divisor = arrays.divisor(scale)
     shape = arrays.train_x.shape[1:]
     mean, std = channel_statistics(arrays, divisor) if standardize else (None, None)
@@ -232,8 +232,8 @@ def describe(
     benchmark.image_shape = preparation.image_shape
     benchmark.divisor = preparation.divisor
     benchmark.fingerprint = cache(arrays.fingerprint)
-    found: ContinualBenchmark = benchmark
-    return found
+    described: ContinualBenchmark = benchmark
+    return described
 
 
 def _division(

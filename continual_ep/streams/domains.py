@@ -136,8 +136,8 @@ def _number_of_experiences(
 
 
 def _check_that_they_fit(names: Sequence[str | Path], sets: Sequence[Loaded]) -> None:
-    found = {(loaded.arrays.train_x.shape[1:], loaded.arrays.n_classes) for loaded in sets}
-    if len(found) > 1:
+    kinds = {(loaded.arrays.train_x.shape[1:], loaded.arrays.n_classes) for loaded in sets}
+    if len(kinds) > 1:
         listed = ", ".join(
             f"{name} {loaded.arrays.train_x.shape[1:]} in {loaded.arrays.n_classes} classes"
             for name, loaded in zip(names, sets, strict=True)

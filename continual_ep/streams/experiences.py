@@ -33,10 +33,10 @@ def part_of(experience: Any) -> Part:
 
 def benchmark_of(experience: Any) -> Any:
     """The benchmark that an experience, or the one it was cut from, belongs to; None if unknown."""
-    own = getattr(experience, "benchmark", None)
-    if own is None and hasattr(experience, "origin_experience"):
+    benchmark = getattr(experience, "benchmark", None)
+    if benchmark is None and hasattr(experience, "origin_experience"):
         return getattr(experience.origin_experience, "benchmark", None)
-    return own
+    return benchmark
 
 
 def refuse_empty(strategy: Any) -> None:

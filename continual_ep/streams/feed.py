@@ -1,8 +1,8 @@
-"""Whole batches from data loaders: the same batches in the same order, fetched by index.
+"""Read whole batches by index: the same batches in the same order as a data loader.
 
-A data loader draws indices, fetches samples one by one and collates them. Where all samples lie in
-tensors the last two steps are one ``index_select``; the first is left to the loader's own samplers, so
-that batches and random states are those of the ordinary path, bit by bit.
+A data loader draws indices, fetches samples one by one and collates them. Where all samples are in
+tensors, fetching and collating are one ``index_select``. The loader's own samplers draw the indices,
+so batches and random states are bit for bit those of the ordinary path.
 """
 
 from collections.abc import Iterator
@@ -22,21 +22,21 @@ from torch.utils.data import (
     default_collate,
 )
 
-from continual_ep.streams.columns import CannotFeed, Columns, columns_of
+from continual_ep.streams.indexed_samples import IndexedSamples, UnsupportedLoader, index_samples
 
-#: Methods of Avalanche's loaders that decide which batches come; a loader with its own is not fed.
+#: Methods of Avalanche's loaders that decide the batches; a loader that overrides one is refused.
 DECISIVE = ("__iter__", "_get_loader", "_create_samplers", "_make_pytorch_loader")
 
 
-class WholeBatches:
-    """What a loader yields, without its fetching of samples one by one.
+class BatchLoader:
+    """The batches of a loader, read whole instead of sample by sample.
 
     :param loader: a ``DataLoader`` or a loader of Avalanche, of which the samplers are used.
-    :param columns: all of its samples.
+    :param samples: all of its samples.
     """
 
-    def __init__(self, loader: Any, columns: Columns) -> None:
-        self.loader, self.columns = loader, columns
+    def __init__(self, loader: Any, samples: IndexedSamples) -> None:
+        self.loader, self.samples = loader, samples
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -66,46 +66,46 @@ class WholeBatches:
         restarts = _restarts(sampler)
         if restarts is None:
             for indices in started:
-                yield self.columns.batch(torch.tensor(indices))
+                yield self.samples.batch(torch.tensor(indices))
             return
-        for block in _blocks(_quickly(sampler, started), restarts):
+        for block in _blocks(_as_arrays(sampler, started), restarts):
             indices = torch.from_numpy(np.concatenate(block))
-            yield from self.columns.batches(indices, [len(batch) for batch in block])
+            yield from self.samples.batches(indices, [len(batch) for batch in block])
 
 
-def feed(loader: Any, device: torch.device | str | None = None) -> WholeBatches:
-    """A loader of whole batches in place of ``loader``.
+def feed(loader: Any, device: torch.device | str | None = None) -> BatchLoader:
+    """Replace a data loader by one that reads whole batches.
 
-    :param loader: torch's ``DataLoader`` or any of Avalanche's, over data sets of the streams of this
-        package, however they were cut and joined.
-    :param device: where samples and batches shall lie, moved once; None leaves them. Sets that are
-        mapped from disk stay on the CPU.
-    :raises CannotFeed: for what cannot be fed this way, naming the reason.
+    :param loader: torch's ``DataLoader`` or any of Avalanche's, over data sets of this package's
+        streams, or any subsets and concatenations of them.
+    :param device: moves the samples there once; None leaves them. Memory-mapped sets stay on the CPU.
+    :raises UnsupportedLoader: for a loader or data set that cannot be read in whole batches, with the
+        reason.
     """
     if isinstance(loader, MultiDatasetDataLoader):
-        columns = columns_of(_joint_data(loader), device)
-        # What Avalanche's has_ffcv_support looks for, which takes as long as an epoch of batches.
-        if any(hasattr(found, "ffcv_info") for found in columns.sets):
-            raise CannotFeed("the data set is read by FFCV")
-        return WholeBatches(loader, columns)
+        samples = index_samples(_joint_data(loader), device)
+        # Same test as Avalanche's has_ffcv_support, which takes as long as an epoch of batches.
+        if any(hasattr(part, "ffcv_info") for part in samples.sets):
+            raise UnsupportedLoader("the data set is read by FFCV")
+        return BatchLoader(loader, samples)
     if type(loader) is not DataLoader:
-        raise CannotFeed(
+        raise UnsupportedLoader(
             f"a {type(loader).__name__} is none of torch's or Avalanche's data loaders"
         )
     if loader.batch_sampler is None:
-        raise CannotFeed("the loader makes no batches (batch_size is None)")
+        raise UnsupportedLoader("the loader makes no batches (batch_size is None)")
     _check_options(loader.num_workers, loader.collate_fn)
-    return WholeBatches(loader, columns_of(loader.dataset, device))
+    return BatchLoader(loader, index_samples(loader.dataset, device))
 
 
 def _joint_data(loader: Any) -> Any:
-    """The data sets of one of Avalanche's loaders, laid end to end."""
+    """The data sets of one of Avalanche's loaders, concatenated."""
     kind = type(loader)
     changed = [n for n in DECISIVE if getattr(kind, n) is not getattr(MultiDatasetDataLoader, n)]
     if changed:
-        raise CannotFeed(f"{kind.__name__} has its own {changed[0]}")
+        raise UnsupportedLoader(f"{kind.__name__} has its own {changed[0]}")
     if loader.distributed_sampling:
-        raise CannotFeed("the loader samples for distributed training")
+        raise UnsupportedLoader("the loader samples for distributed training")
     options = loader.loader_kwargs
     _check_options(options.get("num_workers", 0), options["collate_fn"])
     return ConcatDataset(loader.datasets)
@@ -113,16 +113,18 @@ def _joint_data(loader: Any) -> Any:
 
 def _check_options(num_workers: int, collate_fn: Any) -> None:
     if num_workers:
-        raise CannotFeed(f"num_workers={num_workers} asks for other processes to fetch samples")
+        raise UnsupportedLoader(
+            f"num_workers={num_workers} asks for other processes to fetch samples"
+        )
     if collate_fn not in (None, default_collate):
         name = getattr(collate_fn, "__qualname__", repr(collate_fn))
-        raise CannotFeed(f"the loader collates samples its own way, by {name}")
+        raise UnsupportedLoader(f"the loader collates samples its own way, by {name}")
 
 
 def _started(sampler: Any, generator: torch.Generator | None) -> Iterator[list[int]]:
-    """The batches of a sampler, after the draws that starting a ``DataLoader`` over it makes.
+    """The batches of a sampler, after the random draw that starting a ``DataLoader`` makes.
 
-    torch draws the seed of its worker processes from the random state even if there are none.
+    torch draws a seed for worker processes even if there are none.
     """
     batches = iter(sampler)
     iter(DataLoader([0], generator=generator))  # type: ignore[arg-type]
@@ -139,7 +141,7 @@ def _draws_at_once(sampler: Any) -> bool:
 
 
 def _restarts(sampler: Any) -> list[int] | None:
-    """After how many batches, again and again, a data set is started anew, for which is drawn.
+    """The periods, in batches, after which a data set restarts and draws a new order.
 
     No other draws are made after the first batch. None if draws are made at other times.
     """
@@ -154,7 +156,7 @@ def _restarts(sampler: Any) -> list[int] | None:
 
 
 def _blocks(batches: Iterator[Any], restarts: list[int]) -> Iterator[list[Any]]:
-    """Batches that can be drawn together, because training cannot draw in between."""
+    """Group the batches between restarts; drawing their indices at once changes no result."""
     done = 0
     while True:
         together = min((length - done % length for length in restarts), default=None)
@@ -165,8 +167,8 @@ def _blocks(batches: Iterator[Any], restarts: list[int]) -> Iterator[list[Any]]:
         done += len(block)
 
 
-def _quickly(sampler: Any, started: Iterator[Any]) -> Iterator[Any]:
-    """The same batches as arrays, if they are of one data set."""
+def _as_arrays(sampler: Any, started: Iterator[Any]) -> Iterator[Any]:
+    """The same batches, as arrays if they come from one data set."""
     if type(sampler) is BatchSampler:
         return iter(_Slices(sampler))
     if len(sampler.samplers) == 1 and not sampler.never_ending and len(sampler):
@@ -175,7 +177,7 @@ def _quickly(sampler: Any, started: Iterator[Any]) -> Iterator[Any]:
 
 
 class _Slices:
-    """The batches of a batch sampler as slices of one array, drawn when the first is asked for."""
+    """The batches of a batch sampler as slices of one array, which is drawn at the first batch."""
 
     def __init__(self, sampler: BatchSampler) -> None:
         self.sampler = sampler

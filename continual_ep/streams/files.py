@@ -141,9 +141,9 @@ def _listed(folder: Path, names: Sequence[str]) -> FileList:
     paths: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(names):
-        found = sorted(_images_in(folder, name)) if (folder / name).is_dir() else []
-        paths += [os.fsencode(path) for path in found]
-        labels += [label] * len(found)
+        images = sorted(_images_in(folder, name)) if (folder / name).is_dir() else []
+        paths += [os.fsencode(path) for path in images]
+        labels += [label] * len(images)
     return FileList(folder, np.array(paths, dtype=np.bytes_), np.array(labels, dtype=np.int64))
 
 
@@ -166,8 +166,8 @@ def _flat(folder: Path, rows: Sequence[tuple[str, str]], names: Sequence[str]) -
         )
     rows = sorted(rows, key=lambda row: (labels[row[1]], row[0]))
     paths = np.array([os.fsencode(path) for path, _ in rows], dtype=np.bytes_)
-    found = np.array([labels[wnid] for _, wnid in rows], dtype=np.int64)
-    return FileList(folder, paths, found)
+    targets = np.array([labels[wnid] for _, wnid in rows], dtype=np.int64)
+    return FileList(folder, paths, targets)
 
 
 def _words(path: Path, separator: str) -> dict[str, str]:

@@ -70,7 +70,7 @@ class Images:
         )
 
 
-def as_arrays(found: Arrays | ImageFiles, images: Images, *, download: bool = False) -> Arrays:
+def as_arrays(data: Arrays | ImageFiles, images: Images, *, download: bool = False) -> Arrays:
     """The inputs of a source: its arrays, its decoded images, or their features.
 
     :raises ConfigurationError: image files without a size or a backbone; features for no images;
@@ -81,14 +81,14 @@ def as_arrays(found: Arrays | ImageFiles, images: Images, *, download: bool = Fa
     extraction = images.extraction()  # checks the options first of all
     if images.backbone is None:
         _refuse_strays(images)
-        if isinstance(found, Arrays):
+        if isinstance(data, Arrays):
             if images.size is not None:
                 raise ConfigurationError(
                     f"images: size={images.size} is for image files; this stream's images are of "
-                    f"shape {found.train_x.shape[1:]}."
+                    f"shape {data.train_x.shape[1:]}."
                 )
-            return found
-        return _of_files(found, _pixels(images.size), extraction)
+            return data
+        return _of_files(data, _pixels(images.size), extraction)
     if images.size is not None:
         raise ConfigurationError(
             f"images: size={images.size} is for pixels; a backbone has its own (preprocessing)."
@@ -101,9 +101,9 @@ def as_arrays(found: Arrays | ImageFiles, images: Images, *, download: bool = Fa
         download=download,
     )
     encoder = Features(backbone, images.amp)
-    if isinstance(found, ImageFiles):
-        return _of_files(found, encoder, extraction)
-    return _of_arrays(found, encoder, extraction)
+    if isinstance(data, ImageFiles):
+        return _of_files(data, encoder, extraction)
+    return _of_arrays(data, encoder, extraction)
 
 
 def _refuse_strays(images: Images) -> None:
@@ -121,26 +121,26 @@ def _pixels(size: int | None) -> Pixels:
     return Pixels(Preprocessing(size, size))
 
 
-def _of_files(found: ImageFiles, encoder: Encoder, extraction: Extraction) -> Arrays:
-    parts = extract({"train": found.train, "test": found.test}, encoder, extraction)
+def _of_files(data: ImageFiles, encoder: Encoder, extraction: Extraction) -> Arrays:
+    parts = extract({"train": data.train, "test": data.test}, encoder, extraction)
     train, test = parts["train"], parts["test"]
-    train_y, test_y = found.train.labels[train.kept], found.test.labels[test.kept]
+    train_y, test_y = data.train.labels[train.kept], data.test.labels[test.kept]
     for labels in (train_y, test_y):
-        lost = sorted(set(range(found.n_classes)) - set(labels.tolist()))
+        lost = sorted(set(range(data.n_classes)) - set(labels.tolist()))
         if lost:
             raise InputError(
-                f"no image of classes {[found.class_names[label] for label in lost[:5]]} can be decoded."
+                f"no image of classes {[data.class_names[label] for label in lost[:5]]} can be decoded."
             )
-    return Arrays(_held(train), train_y, _held(test), test_y, found.class_names, found.label_values)
+    return Arrays(_held(train), train_y, _held(test), test_y, data.class_names, data.label_values)
 
 
-def _of_arrays(found: Arrays, encoder: Encoder, extraction: Extraction) -> Arrays:
-    if found.train_x.ndim < 3:
+def _of_arrays(data: Arrays, encoder: Encoder, extraction: Extraction) -> Arrays:
+    if data.train_x.ndim < 3:
         raise ConfigurationError(
-            f"a backbone wants images; this stream has vectors of {found.train_x.shape[1]} features."
+            f"a backbone wants images; this stream has vectors of {data.train_x.shape[1]} features."
         )
-    divisor = found.divisor("auto")
-    lowest = float(min(found.train_x.min(), found.test_x.min()))
+    divisor = data.divisor("auto")
+    lowest = float(min(data.train_x.min(), data.test_x.min()))
     if lowest < 0:
         raise InputError(
             f"a backbone wants pixels in [0, 1] or 0..255; the lowest is {lowest:.3g}."
@@ -149,15 +149,15 @@ def _of_arrays(found: Arrays, encoder: Encoder, extraction: Extraction) -> Array
     def unit(x: np.ndarray) -> np.ndarray:
         return x if x.dtype == np.uint8 else (x / divisor).astype(np.float32)
 
-    splits: dict[str, Any] = {"train": unit(found.train_x), "test": unit(found.test_x)}
+    splits: dict[str, Any] = {"train": unit(data.train_x), "test": unit(data.test_x)}
     parts = extract(splits, encoder, extraction)
     return Arrays(
         _held(parts["train"]),
-        found.train_y,
+        data.train_y,
         _held(parts["test"]),
-        found.test_y,
-        found.class_names,
-        found.label_values,
+        data.test_y,
+        data.class_names,
+        data.label_values,
     )
 
 

@@ -60,8 +60,8 @@ def online(
         names[origin] if overlap is None else benchmark.class_names for origin in origins
     )
     small.origin_experience = origins
-    found: ContinualBenchmark = small
-    return found
+    described: ContinualBenchmark = small
+    return described
 
 
 def _parts(

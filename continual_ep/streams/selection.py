@@ -87,16 +87,16 @@ def chosen_classes(
         return tuple(range(wanted))
     if isinstance(wanted, str | Path):
         wanted = _names_in(Path(wanted))
-    labels = _by_name(class_names)
-    found = [labels.get(name, name) if isinstance(name, str) else name for name in wanted]
-    unknown = [f for f in found if not isinstance(f, int) or not 0 <= f < len(class_names)]
-    if unknown or not found or len(set(found)) < len(found):
+    label_of = _by_name(class_names)
+    labels = [label_of.get(name, name) if isinstance(name, str) else name for name in wanted]
+    unknown = [f for f in labels if not isinstance(f, int) or not 0 <= f < len(class_names)]
+    if unknown or not labels or len(set(labels)) < len(labels):
         what = f"unknown: {unknown[:5]}" if unknown else "none, or one twice"
         raise ConfigurationError(
             f"classes={list(wanted)[:10]} must name different ones of the {len(class_names)} classes "
             f"{list(class_names[:3])}... or their numbers ({what})."
         )
-    return tuple(int(label) for label in found)
+    return tuple(int(label) for label in labels)
 
 
 def _by_name(class_names: Sequence[str]) -> dict[str, int]:
