@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from avalanche.benchmarks import CLScenario, nc_benchmark
-from avalanche.benchmarks.scenarios.deprecated.generic_benchmark_creation import (
-    create_multi_dataset_generic_benchmark,
-)
-from avalanche.benchmarks.scenarios.deprecated.new_classes import NCStream
-from avalanche.benchmarks.utils import AvalancheDataset, as_taskaware_classification_dataset
-from avalanche.benchmarks.utils.classification_dataset import _make_taskaware_classification_dataset
 
+from continual_ep.avalanche_internals import (
+    add_stream,
+    benchmark_of_parts,
+    new_classes_benchmark,
+    task_labelled,
+)
 from continual_ep.errors import warn_user
 from continual_ep.streams.arrays import Arrays
 from continual_ep.streams.images import Images, as_arrays
@@ -161,11 +160,11 @@ def class_incremental(
     test = loaded.test.part()
 
     def division(train: TensorData) -> Any:
-        return _new_classes(train, test, order, sizes, task_labels)
+        return new_classes_benchmark(train, test, order, sizes, task_labels=task_labels)
 
     benchmark = division(loaded.train.part(kept))
     if len(held_out):
-        _add_stream(benchmark, "validation", division(loaded.train.part(held_out)))
+        add_stream(benchmark, "validation", division(loaded.train.part(held_out)))
     return describe(benchmark, str(name), loaded, order, groups)
 
 
@@ -198,18 +197,11 @@ def from_parts(
 
     def labelled(parts: Sequence[Any]) -> list[Any]:
         return [
-            as_taskaware_classification_dataset(part)
-            if isinstance(part, AvalancheDataset)
-            else _make_taskaware_classification_dataset(
-                part, task_labels=number if task_labels else 0
-            )
-            for number, part in enumerate(parts)
+            task_labelled(part, number if task_labels else 0) for number, part in enumerate(parts)
         ]
 
     others = {} if validation is None else {"validation": labelled(validation)}
-    return create_multi_dataset_generic_benchmark(
-        train_datasets=labelled(train), test_datasets=labelled(test), other_streams_datasets=others
-    )
+    return benchmark_of_parts(labelled(train), labelled(test), others)
 
 
 def describe(
@@ -255,30 +247,3 @@ def _division(
             f"{list(sizes)}. Pass experiences={list(sizes)} to say that this is meant."
         )
     return order, sizes
-
-
-def _new_classes(
-    train: TensorData,
-    test: TensorData,
-    order: Sequence[int],
-    sizes: Sequence[int],
-    task_labels: bool,
-) -> Any:
-    # Explicit order and sizes: Avalanche's own would reseed the global generator and refuse
-    # (nc_benchmark) or drop (class_incremental_benchmark) what cannot be divided.
-    return nc_benchmark(
-        train,
-        test,
-        n_experiences=len(sizes),
-        task_labels=task_labels,
-        shuffle=False,
-        fixed_class_order=list(order),
-        per_exp_classes=dict(enumerate(sizes)),
-    )
-
-
-def _add_stream(benchmark: Any, name: str, other: Any) -> None:
-    """Give a benchmark the training stream of another under a new name."""
-    benchmark.stream_definitions[name] = other.stream_definitions["train"]
-    streams = [*benchmark.streams.values(), NCStream(name, benchmark)]
-    CLScenario.__init__(benchmark, streams)  # registers ``streams[name]`` and ``name_stream``

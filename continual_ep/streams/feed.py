@@ -22,10 +22,8 @@ from torch.utils.data import (
     default_collate,
 )
 
+from continual_ep.avalanche_internals import overridden_batch_method, sampler_of
 from continual_ep.streams.indexed_samples import IndexedSamples, UnsupportedLoader, index_samples
-
-#: Methods of Avalanche's loaders that decide the batches; a loader that overrides one is refused.
-DECISIVE = ("__iter__", "_get_loader", "_create_samplers", "_make_pytorch_loader")
 
 
 class BatchLoader:
@@ -49,18 +47,11 @@ class BatchLoader:
         return self._batches(sampler, _started(sampler, self.loader.generator))
 
     def _of_avalanche(self) -> Iterator[list[Tensor]]:
-        loader = self.loader
-        options = loader.loader_kwargs
-        parts = (loader.datasets, loader.batch_sizes, loader.distributed_sampling, options)
-        sampler = MultiDatasetSampler(
-            loader.datasets,
-            loader._create_samplers(*parts),
-            termination_dataset_idx=loader.termination_dataset,
-            oversample_small_datasets=loader.oversample_small_datasets,
-            never_ending=loader.never_ending,
-        )
+        sampler = sampler_of(self.loader)
         sampler.samplers = [_Slices(p) if _draws_at_once(p) else p for p in sampler.samplers]
-        yield from self._batches(sampler, _started(sampler, options.get("generator")))
+        yield from self._batches(
+            sampler, _started(sampler, self.loader.loader_kwargs.get("generator"))
+        )
 
     def _batches(self, sampler: Any, started: Iterator[Any]) -> Iterator[list[Tensor]]:
         restarts = _restarts(sampler)
@@ -100,10 +91,9 @@ def feed(loader: Any, device: torch.device | str | None = None) -> BatchLoader:
 
 def _joint_data(loader: Any) -> Any:
     """The data sets of one of Avalanche's loaders, concatenated."""
-    kind = type(loader)
-    changed = [n for n in DECISIVE if getattr(kind, n) is not getattr(MultiDatasetDataLoader, n)]
-    if changed:
-        raise UnsupportedLoader(f"{kind.__name__} has its own {changed[0]}")
+    method = overridden_batch_method(loader)
+    if method is not None:
+        raise UnsupportedLoader(f"{type(loader).__name__} has its own {method}")
     if loader.distributed_sampling:
         raise UnsupportedLoader("the loader samples for distributed training")
     options = loader.loader_kwargs

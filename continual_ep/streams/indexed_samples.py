@@ -12,13 +12,19 @@ import numpy as np
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
 from avalanche.benchmarks.utils.classification_dataset import lookup
-from avalanche.benchmarks.utils.data import _FlatDataWithTransform
 from avalanche.benchmarks.utils.flat_data import ConstantSequence, FlatData
 from avalanche.benchmarks.utils.transforms import MultiParamCompose, TupleTransform
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, default_collate
 
+from continual_ep.avalanche_internals import (
+    TransformedData,
+    attributes_of,
+    parts_of,
+    samples_below,
+    transforms_of,
+)
 from continual_ep.errors import ConfigurationError
 from continual_ep.streams.tensor_data import TensorData
 
@@ -144,21 +150,18 @@ def _resolve(sets: list[TensorData], group: str | None, dataset: Any, rows: Rows
         labels = dataset.labels.cpu()[torch.from_numpy(rows)]
         return _Part(np.full(len(rows), number), rows, [labels])
     if _is(dataset, AvalancheDataset):
-        part = _resolve(sets, None, dataset._flat_data, rows)
-        for attribute in dataset._data_attributes.values():
+        part = _resolve(sets, None, samples_below(dataset), rows)
+        for attribute in attributes_of(dataset):
             if attribute.use_in_getitem and len(part.rows):
                 part.values.extend(_attribute(attribute.name, attribute, rows).values)
         return part
-    if _is(dataset, _FlatDataWithTransform):
-        group = group or dataset._transform_groups.current_group
-        rows = rows if dataset._indices is None else _index(dataset._indices, rows)
-        part = _resolve_concatenation(dataset._datasets, rows, partial(_resolve, sets, group))
-        for groups in (dataset._frozen_transform_groups, dataset._transform_groups):
-            part = _renumbered(part, groups, group)
-        return part
+    if _is(dataset, TransformedData):
+        frozen, current = transforms_of(dataset)
+        group = group or current.current_group
+        part = _resolve_node(dataset, rows, partial(_resolve, sets, group))
+        return _renumbered(_renumbered(part, frozen, group), current, group)
     if _is(dataset, FlatData):
-        rows = rows if dataset._indices is None else _index(dataset._indices, rows)
-        return _resolve_concatenation(dataset._datasets, rows, partial(_resolve, sets, None))
+        return _resolve_node(dataset, rows, partial(_resolve, sets, None))
     if _is(dataset, ConcatDataset):
         return _resolve_concatenation(dataset.datasets, rows, partial(_resolve, sets, None))
     if type(dataset) is Subset:
@@ -167,6 +170,15 @@ def _resolve(sets: list[TensorData], group: str | None, dataset: Any, rows: Rows
     raise UnsupportedLoader(
         f"{kind.__module__}.{kind.__qualname__} does not keep its samples in a tensor"
     )
+
+
+def _resolve_node(
+    data: Any, rows: Rows | None, resolve: Callable[[Any, Rows | None], _Part]
+) -> _Part:
+    """The samples at ``rows`` of a node of Avalanche's tree: a subset of concatenated parts."""
+    parts, indices = parts_of(data)
+    rows = rows if indices is None else _index(indices, rows)
+    return _resolve_concatenation(parts, rows, resolve)
 
 
 def _is(dataset: Any, kind: Any) -> bool:
@@ -245,8 +257,7 @@ def _attribute(name: str, sequence: Any, rows: Rows | None) -> _Part:
     if isinstance(sequence, DataAttribute):
         return _attribute(name, sequence.data, rows)
     if isinstance(sequence, FlatData):
-        rows = rows if sequence._indices is None else _index(sequence._indices, rows)
-        return _resolve_concatenation(sequence._datasets, rows, partial(_attribute, name))
+        return _resolve_node(sequence, rows, partial(_attribute, name))
     count = len(sequence) if rows is None else len(rows)
     if isinstance(sequence, ConstantSequence):
         values = [sequence[0]]
