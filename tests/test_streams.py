@@ -1,5 +1,6 @@
 """Streams: what each experience holds, and that nothing is dropped, shared or drawn globally."""
 
+import hashlib
 import random
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ from continual_ep.streams import SOURCES, Arrays, class_incremental, source
 from continual_ep.streams.selection import (
     groups_of_classes,
     limited,
+    named_generator,
     order_of_classes,
     sizes_of_experiences,
     validation_split,
@@ -261,3 +263,11 @@ def test_a_limit_may_not_empty_a_class(tmp_path):
     for limit in ("per_class", "per_experience"):
         with pytest.raises(ConfigurationError, match=f"{limit}=0"):
             class_incremental("digits", 5, **{limit: 0})
+
+
+def test_named_generators_keep_their_numbers():
+    """Class splits and exemplars of published results depend on them."""
+    seed = int.from_bytes(hashlib.sha256(b"angles:3").digest()[:7], "big")
+    expected = torch.rand(4, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(torch.rand(4, generator=named_generator(3, "angles")), expected)
+    assert named_generator(0, "digits test split").initial_seed() == 17775564183654167

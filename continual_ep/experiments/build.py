@@ -14,7 +14,6 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.cells import Cell
 from continual_ep.experiments.config import RunConfig, network_kind
 from continual_ep.experiments.network_options import NetworkOptions
-from continual_ep.experiments.randomness import named_seed
 from continual_ep.experiments.rule_options import LearningOptions
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
@@ -30,6 +29,7 @@ from continual_ep.networks import (
 )
 from continual_ep.plugins import AwakeRehearsal, BatchFeed, Grapes, SleepReplay
 from continual_ep.relaxation import TimeSteps
+from continual_ep.seeding import generator_from
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
 from continual_ep.streams import (
     ContinualBenchmark,
@@ -214,7 +214,7 @@ def build_strategy(
     """Avalanche's training loop around the network."""
     training = config.training
     # Its own generator: the same seed gives the same weights, whatever else is drawn.
-    generator = torch.Generator().manual_seed(named_seed(cell.seed, "weights"))
+    generator = generator_from(f"weights:{cell.seed}")
     inputs, outputs = math.prod(benchmark.input_shape), len(benchmark.class_order)
     shape = benchmark.image_shape
     model: Any = build_network(config.network, cell.learning, inputs, outputs, generator, shape)

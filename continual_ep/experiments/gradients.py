@@ -15,10 +15,10 @@ from torch import Tensor
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.build import build_network, build_stream
 from continual_ep.experiments.config import RunConfig, label_of
-from continual_ep.experiments.randomness import named_seed
 from continual_ep.experiments.warned import warnings_to
 from continual_ep.gradient_check import GradientReport, check_gradients
 from continual_ep.networks import RecurrentModule
+from continual_ep.seeding import generator_from
 from continual_ep.strategies import make_loss
 
 
@@ -36,7 +36,7 @@ def check_configured(
     with warnings_to(lambda text: console.print(f"warning: {text}", markup=False, highlight=False)):
         x, y, outputs, image = _samples(config, batch)
         for learning in config.learning:
-            generator = torch.Generator().manual_seed(named_seed(seed, "weights"))
+            generator = generator_from(f"weights:{seed}")
             features = math.prod(x.shape[1:])
             network = build_network(config.network, learning, features, outputs, generator, image)
             criterion = make_loss(config.training.loss, network.readout)

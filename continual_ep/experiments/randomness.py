@@ -1,10 +1,9 @@
-"""The global random generators: borrowed for a cell, saved in its checkpoint, given back after it.
+"""Seed, save and restore the global random generators.
 
-Avalanche shuffles with torch's global generator and draws with Python's and numpy's, so a cell needs
-them. Whoever calls us from Python finds them as they were.
+Avalanche shuffles with torch's global generator and draws from Python's and NumPy's, so a cell seeds
+them, and saves them in its checkpoint. Afterwards a caller from Python gets them back as they were.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-
-def named_seed(seed: int, name: str) -> int:
-    """A seed of its own for each (seed, purpose), below 2^63."""
-    digest = hashlib.sha256(f"{name}:{seed}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+from continual_ep.seeding import seed_from
 
 
 def seed_everything(seed: int, name: str) -> None:
-    """Seeds all global generators from one seed and a purpose."""
-    number = named_seed(seed, name)
+    """Seed all global generators from a seed and a purpose."""
+    number = seed_from(f"{name}:{seed}")
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.manual_seed(number)  # CUDA's generators as well
@@ -47,7 +42,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Puts all global generators back to ``states``."""
+    """Set all global generators to ``states``."""
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -62,7 +57,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Whatever happens inside, the global generators are afterwards as before."""
+    """Restore the global generators at exit, whatever is drawn inside."""
     states = random_states()
     try:
         yield

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.experiments.randomness import named_seed
 from continual_ep.learning import EnsembleSGD, NudgingLoss
 from continual_ep.metrics.record import AccuracyRecord
 from continual_ep.networks import Ensemble
+from continual_ep.seeding import generator_from
 from continual_ep.sleep import RunningMean, SleepParameters, sleep_replay_ensemble
 from continual_ep.strategies import make_loss
 from continual_ep.streams.indexed_samples import IndexedSamples, index_samples
@@ -63,7 +63,7 @@ def learn_side_by_side(
     records = [AccuracyRecord(evaluate, [len(test) for test in tests]) for _ in seeds]
     optimizer = EnsembleSGD(ensemble.parameters(), rates, momentum)
     criterion = make_loss(loss, ensemble.member(0).readout)
-    orders = [torch.Generator().manual_seed(named_seed(seed, "order")) for seed in seeds]
+    orders = [generator_from(f"order:{seed}") for seed in seeds]
     # Members see the same samples in orders of their own: one mean serves all.
     seen = RunningMean()
     for number, experience in enumerate(benchmark.train_stream):

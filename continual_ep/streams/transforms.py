@@ -62,6 +62,7 @@ class RandomTransforms:
         channels = image_shape[0] if len(image_shape) == 3 else 1
         self.image_shape = (channels, *image_shape[-2:])
         self.flip, self.padding = flip, padding
+        # The seed itself, not a name: transforms stay those of version 0.1.
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, x: Tensor) -> Tensor:
