@@ -2,7 +2,9 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 #: Packages between the user's line and ours, which a warning should not point at.
 BETWEEN = ("continual_ep", "torch", "avalanche")
@@ -60,3 +62,26 @@ class WarnOnce:
         if key not in self.seen:
             self.seen.add(key)
             warn_user(message)
+
+
+@contextmanager
+def warnings_to(handle: Callable[[str], None]) -> Iterator[None]:
+    """Pass the text of each of the package's warnings to ``handle`` once, instead of showing it.
+
+    Other warnings are shown as before.
+    """
+    seen: set[str] = set()
+    with warnings.catch_warnings():
+        # Once for each call, not once for each process: another cell is another network.
+        warnings.simplefilter("always", ContinualEPWarning)
+        show = warnings.showwarning
+
+        def showwarning(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, ContinualEPWarning):
+                show(message, category, *place, **more)
+            elif str(message) not in seen:
+                seen.add(str(message))
+                handle(str(message))
+
+        warnings.showwarning = showwarning
+        yield

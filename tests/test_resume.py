@@ -24,10 +24,9 @@ from continual_ep.experiments import folder as run_folder
 from continual_ep.experiments import workers
 from continual_ep.experiments.build import build_stream
 from continual_ep.experiments.cell import CellRun
-from continual_ep.experiments.cells import CHECKPOINT, RESULT, Cell, cells_of
+from continual_ep.experiments.cells import CHECKPOINT, RESULT, Cell, Event, cells_of
 from continual_ep.experiments.checkpoint import load_checkpoint, save_checkpoint
 from continual_ep.experiments.config import RunConfig, config_from
-from continual_ep.experiments.events import Event
 from continual_ep.experiments.folder import opened_folder
 from continual_ep.experiments.randomness import (
     preserved_rng,

@@ -12,9 +12,9 @@ from avalanche.core import SupervisedPlugin
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # with scikit-learn
 
 from continual_ep.atomic_files import write_csv, write_json
-from continual_ep.errors import CheckpointError
+from continual_ep.errors import CheckpointError, warnings_to
 from continual_ep.experiments.build import Built, build_cell
-from continual_ep.experiments.cells import CHECKPOINT, RESULT, Cell
+from continual_ep.experiments.cells import CHECKPOINT, RESULT, Cell, Event, EventKind, Listener
 from continual_ep.experiments.checkpoint import (
     load_checkpoint,
     restore_strategy,
@@ -22,9 +22,7 @@ from continual_ep.experiments.checkpoint import (
     strategy_state,
 )
 from continual_ep.experiments.config import RunConfig
-from continual_ep.experiments.events import Event, Kind, Listener
 from continual_ep.experiments.randomness import preserved_rng, seed_everything
-from continual_ep.experiments.warned import warnings_to
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.sleep import SleepDiary
 from continual_ep.streams import ContinualBenchmark
@@ -209,7 +207,7 @@ class CellRun:
         write_csv(self.folder / "metrics.csv", ["metric", "value"], record.summary().items())
         write_json(self.folder / RESULT, result)
 
-    def _emit(self, kind: Kind, **data: Any) -> None:
+    def _emit(self, kind: EventKind, **data: Any) -> None:
         self.listener(Event(self.cell.number, kind, data))
 
 

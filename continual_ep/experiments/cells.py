@@ -1,7 +1,8 @@
-"""The cells of a run: one learning rule in one arm with one seed."""
+"""The cells of a run, one learning rule in one arm with one seed each, and the events they emit."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from continual_ep.experiments.config import WITHOUT_EFFECT, RunConfig, flattened, label_of
 from continual_ep.experiments.rule_options import LearningOptions
@@ -69,3 +70,25 @@ def cells_of(config: RunConfig) -> list[Cell]:
         for arm in config.arms
     ]
     return [Cell(number, *what) for number, what in enumerate(found)]
+
+
+EventKind = Literal["started", "epoch", "experience", "finished", "failed", "crashed", "warning"]
+
+
+class Event(NamedTuple):
+    """What happened in a cell.
+
+    :param cell: number of the cell.
+    :param kind: ``"started"`` (``done``: experiences of earlier sessions), ``"epoch"``,
+        ``"experience"`` (``number``, ``awake``, ``asleep``, ``slept``, ``seconds``), ``"finished"``,
+        ``"failed"`` (``message``: what the user can put right), ``"crashed"`` (``message``: a
+        traceback), ``"warning"`` (``message``).
+    :param data: the values named in brackets.
+    """
+
+    cell: int
+    kind: EventKind
+    data: dict[str, Any]
+
+
+Listener = Callable[[Event], None]

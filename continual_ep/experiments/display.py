@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar with the time left on a terminal, else plain lines."""
+"""Show the progress of a run: a bar with the time left on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,16 +6,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from continual_ep.experiments.cells import Cell
-from continual_ep.experiments.events import Event, Listener
+from continual_ep.experiments.cells import Cell, Event, Listener
 
 
 class Display:
-    """Turns events into lines and, on a terminal, a bar.
+    """Print the events of cells as lines and, on a terminal, as a bar.
 
-    :param cells: those of the run, by number.
-    :param experiences: of the stream.
-    :param epochs: of each experience.
+    :param cells: the cells of the run, by number.
+    :param experiences: number of experiences of the stream.
+    :param epochs: epochs of each experience.
     """
 
     def __init__(
@@ -29,9 +28,9 @@ class Display:
 
     @contextmanager
     def watching(self, waiting: int) -> Iterator[Listener]:
-        """While inside, events given to the listener are shown.
+        """Show the events that are passed to the listener.
 
-        :param waiting: number of cells that are still to be run.
+        :param waiting: number of cells still to be run.
         """
         if not self.console.is_terminal:
             yield self.handle
@@ -69,7 +68,7 @@ class Display:
         if data["slept"]:
             text = f"accuracy {data['awake']:.1%} awake, {data['asleep']:.1%} after sleep"
         text = f"experience {data['number']}/{self.experiences}: {text}, {data['seconds']:.1f} s"
-        # On a terminal the bar tells how far it is; there one line per cell is enough.
+        # On a terminal the bar shows the progress, and one line per cell is enough.
         if self._progress is None or data["number"] == self.experiences:
             self._line(cell, text)
 

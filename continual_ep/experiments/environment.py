@@ -1,4 +1,4 @@
-"""Where a run was made: versions, machine, threads, device, revision of the code."""
+"""Describe where a run was made: versions, machine, threads, device, revision of the code."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def environment(config: RunConfig) -> dict[str, Any]:
-    """What a reader of the results must know of the machine and the software."""
+    """The machine and software of a run, for ``environment.json``."""
     import torch
 
     device = config.device

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write into it, and to which configuration it belongs."""
+"""The folder of a run: its lock, its configuration and the list of its starts."""
 
 import fcntl
 import json
@@ -21,16 +21,15 @@ CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 CITATIONS = "citations.bib"
 
-#: Seconds for which a lock is waited for.
+#: Seconds to wait for the lock.
 PATIENCE = 1.0
 
 
 @contextmanager
 def opened_folder(config: RunConfig) -> Iterator[Path]:
-    """The run's folder, locked for this process, with its configuration written.
+    """Lock the run's folder for this process and write its configuration.
 
-    The kernel holds the lock and drops it with the process, so a lock file that a killed run left
-    behind is no obstacle.
+    The kernel releases the lock with the process, so a lock file left by a killed run does not matter.
 
     :raises ConfigurationError: when the folder cannot be written, is in use, holds other files or
         belongs to another configuration. Nothing in it is changed then.
@@ -46,7 +45,7 @@ def opened_folder(config: RunConfig) -> Iterator[Path]:
         ) from None
     with lock:
         _take(lock, folder)
-        check_folder(config)  # again: another process may have come first
+        check_folder(config)  # again: another process may have been first
         if not (folder / CONFIG).exists():
             write_text(folder / CONFIG, config.to_yaml())
         if not (folder / CITATIONS).exists():
@@ -76,7 +75,7 @@ def check_folder(config: RunConfig) -> None:
 
 def _check_same(config: RunConfig, folder: Path) -> None:
     values = read_yaml(folder / CONFIG)
-    if not values:  # a run's own has every key; nothing would stand for the demo
+    if not values:  # a written one has every key; an empty one would mean the demo
         raise ConfigurationError(
             f"{folder / CONFIG} is empty, so the folder belongs to no run; nothing was changed. Choose "
             "another --out, or an empty folder"
@@ -98,7 +97,7 @@ def _check_same(config: RunConfig, folder: Path) -> None:
 
 
 def _take(lock: Any, folder: Path) -> None:
-    # The workers of a run that was just killed share its lock until they are gone, too.
+    # The workers of a run that was just killed hold its lock until they have ended.
     deadline = time.monotonic() + PATIENCE
     while not _locked(lock):
         if time.monotonic() > deadline:
@@ -126,9 +125,9 @@ def _locked(lock: Any) -> bool:
 
 
 def note_environment(folder: Path, started: dict[str, Any]) -> None:
-    """Adds this start to the list of starts in ``environment.json``.
+    """Add this start to the list of starts in ``environment.json``.
 
-    One that cannot be read is put aside under another name, with a warning.
+    A file that cannot be read is renamed, with a warning.
     """
     path = folder / ENVIRONMENT
     starts: Any = []

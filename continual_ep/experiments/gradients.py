@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError
+from continual_ep.errors import ConfigurationError, warnings_to
 from continual_ep.experiments.build import build_network, build_stream
 from continual_ep.experiments.config import RunConfig, label_of
-from continual_ep.experiments.warned import warnings_to
 from continual_ep.gradient_check import GradientReport, check_gradients
 from continual_ep.networks import RecurrentModule
 from continual_ep.seeding import generator_from

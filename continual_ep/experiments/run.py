@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from continual_ep.errors import ContinualEPError
+from continual_ep.errors import ContinualEPError, warnings_to
 from continual_ep.experiments.build import build_cell, build_stream, check_device
 from continual_ep.experiments.cells import RESULT, Cell, cells_of
 from continual_ep.experiments.compare import Comparison, compare, show
@@ -14,7 +14,6 @@ from continual_ep.experiments.display import Display
 from continual_ep.experiments.environment import environment
 from continual_ep.experiments.folder import check_folder, note_environment, opened_folder
 from continual_ep.experiments.randomness import preserved_rng
-from continual_ep.experiments.warned import warnings_to
 from continual_ep.experiments.workers import RunningCells, run_here, run_in_processes
 from continual_ep.streams import ContinualBenchmark
 

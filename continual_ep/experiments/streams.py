@@ -1,4 +1,4 @@
-"""What ``continual-ep streams`` shows."""
+"""The output of ``continual-ep streams``: a table of streams, or a picture of one."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from continual_ep.streams.sources import PLACES
 
 
 def list_streams(root: Path, console: Console) -> None:
-    """A table of all registered streams.
+    """Print a table of all registered streams.
 
-    :param root: where they are looked for.
+    :param root: folder of the named sets.
     """
     line = "{:16} {:>7} {:>8}  {:19} {}"
     console.print(
@@ -40,7 +40,7 @@ def _print_below(console: Console, text: str) -> None:
 
 
 def picture_of(config: RunConfig, out: Path | None, console: Console, *, columns: int = 10) -> Path:
-    """Write the picture of a configuration's stream and say where.
+    """Draw the stream of a configuration into a file and print its path.
 
     :param out: the file; ``<stream>.png`` here if None.
     :raises ConfigurationError: a stream that cannot be built, or a file that cannot be written.

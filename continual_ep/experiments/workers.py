@@ -1,4 +1,4 @@
-"""Cells spread over processes. The numbers do not depend on how many there are."""
+"""Run cells in several processes. Results do not depend on the number of processes."""
 
 import ctypes
 import os
@@ -13,20 +13,19 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from continual_ep.errors import ContinualEPError
-from continual_ep.experiments.cells import Cell
+from continual_ep.errors import ContinualEPError, warnings_to
+from continual_ep.experiments.cells import Cell, Event, Listener
 from continual_ep.experiments.config import RunConfig
-from continual_ep.experiments.events import Event, Listener
 
-#: Prepares a process and returns what runs one cell; it must be picklable for "spawn".
+#: Prepares a process and returns the function that runs one cell; picklable for "spawn".
 Setup = Callable[[], Callable[[Cell, Listener], None]]
 
 
 @dataclass(frozen=True)
 class RunningCells:
-    """What a worker needs to run cells.
+    """The :data:`Setup` of a run's cells.
 
-    :param benchmark: the stream if the worker inherits it (fork), else None: it is built anew.
+    :param benchmark: the stream, if the worker inherits it by fork; None to build it in the worker.
     """
 
     config: RunConfig
@@ -36,9 +35,8 @@ class RunningCells:
     def __call__(self) -> Callable[[Cell, Listener], None]:
         from continual_ep.experiments.build import build_stream
         from continual_ep.experiments.cell import CellRun
-        from continual_ep.experiments.warned import warnings_to
 
-        with warnings_to(lambda text: None):  # the parent has said it already
+        with warnings_to(lambda text: None):  # the parent has shown them
             benchmark = self.benchmark or build_stream(self.config)
 
         def run(cell: Cell, listener: Listener) -> None:
@@ -48,7 +46,7 @@ class RunningCells:
 
 
 def run_guarded(run: Callable[[Cell, Listener], None], cell: Cell, listener: Listener) -> None:
-    """Runs a cell; an exception becomes an event, so that the other cells go on."""
+    """Run a cell; an exception becomes an event, so that the other cells still run."""
     try:
         run(cell, listener)
     except ContinualEPError as error:
@@ -58,7 +56,7 @@ def run_guarded(run: Callable[[Cell, Listener], None], cell: Cell, listener: Lis
 
 
 def run_here(setup: Setup, cells: Sequence[Cell], listener: Listener) -> None:
-    """All cells one after the other in this process."""
+    """Run all cells one after the other in this process."""
     run = setup()
     for cell in cells:
         run_guarded(run, cell, listener)
@@ -67,10 +65,10 @@ def run_here(setup: Setup, cells: Sequence[Cell], listener: Listener) -> None:
 def run_in_processes(
     setup: Setup, cells: Sequence[Cell], listener: Listener, *, workers: int, method: str
 ) -> None:
-    """All cells in ``workers`` processes; events arrive here, one at a time.
+    """Run all cells in ``workers`` processes and pass their events to ``listener``, one at a time.
 
-    :param method: ``"fork"`` (starts at once; only for a parent that has not computed with several
-        threads, with autograd or on a GPU) or ``"spawn"``.
+    :param method: ``"fork"`` (fast; only in a process that has not used several threads, autograd or
+        a GPU) or ``"spawn"``.
     """
     pool = _Pool(setup, list(reversed(cells)), listener, method)
     try:
@@ -102,7 +100,7 @@ class _Pool:
         self._send_next(pipe)
 
     def _send_next(self, pipe: Connection) -> None:
-        """The next cell, or the end."""
+        """Send a worker its next cell, or None to end it."""
         process, _ = self.busy[pipe]
         cell = self.left.pop() if self.left else None
         self.busy[pipe] = (process, cell)
@@ -129,7 +127,7 @@ class _Pool:
                 self._send_next(pipe)
 
     def _reap(self, pipe: Connection) -> None:
-        """A worker has died, for example because memory ran out; its other cells get a new one."""
+        """Report the cell of a dead worker as failed; start another worker for the cells left."""
         process, cell = self.busy.pop(pipe)
         process.join()
         pipe.close()
@@ -143,7 +141,7 @@ class _Pool:
 
     def stop(self) -> None:
         for process, _ in self.busy.values():
-            process.kill()  # nothing is lost: files are replaced in one step
+            process.kill()  # files are replaced atomically
         for pipe, (process, _) in self.busy.items():
             process.join()
             pipe.close()
@@ -151,7 +149,9 @@ class _Pool:
 
 
 def _worker(pipe: Connection, setup: Setup, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the parent, which stops its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent(parent)
     run = setup()
@@ -163,9 +163,9 @@ def _worker(pipe: Connection, setup: Setup, parent: int) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """A killed run must not leave workers behind that write into its folder."""
+    """End this worker when its parent dies, so that nothing writes into the run's folder any more."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # the parent died before the line above
         os._exit(1)
