@@ -441,7 +441,7 @@ def lower_bound(diary: Any, shapes: Sequence[tuple[int, ...]], seconds: float) -
     }
 
 
-# ---- many seeds, fewer bits, warm starts ---------------------------------------------------------
+# ---- many seeds, fewer bits ----------------------------------------------------------------------
 
 
 def ensemble_of(count: int, sizes: Sequence[int], device: str = "cpu") -> Ensemble:
@@ -502,41 +502,6 @@ def fewer_bits(args: argparse.Namespace) -> Result:
             ]
             row[products] = round(statistics.median(each), 6)
         found[f"beta {beta}"] = row
-    return found
-
-
-def warm_start(args: argparse.Namespace) -> Result:
-    """Steps of the free phase and the time of an epoch, with the tolerance, by where it starts.
-
-    Two epochs of 10,000 images each; the second is measured. Accuracy on the test images after it.
-    """
-    x, y, test_x, test_y = mnist(args.data)
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:10_000]
-    x, y = x[chosen], y[chosen]
-    rule = replace(RULE, tolerance=1e-3, nudged_steps=4)
-    found: Result = {}
-    for sizes in ([784, 256, 10], [784, 512, 512, 10]):
-        for kind in ("never", "batch", "sample"):
-            generator = torch.Generator().manual_seed(0)
-            network = MRNN(sizes, gain=0.7, learning=rule, generator=generator)
-            network.relaxation = replace(network.relaxation, warm_start=kind)
-            optimizer = torch.optim.SGD(
-                network.parameter_groups([0.2, 0.1, 0.04][: len(sizes) - 1]), lr=0.1
-            )
-            for _ in range(2):
-                steps, begin = [], time.perf_counter()
-                for batch in torch.randperm(len(x), generator=generator).split(BATCH):
-                    optimizer.zero_grad()
-                    SquaredError()(network(x[batch]), y[batch]).backward()
-                    optimizer.step()
-                    steps.append(network.settling.steps if network.settling else 0)
-                seconds = time.perf_counter() - begin
-            network.eval()
-            found[f"{'-'.join(map(str, sizes))} {kind}"] = {
-                "mean_free_steps": round(statistics.fmean(steps), 1),
-                "epoch_s": round(seconds, 2),
-                "accuracy": accuracy(network, test_x, test_y),
-            }
     return found
 
 
@@ -669,7 +634,6 @@ FIGURES: dict[str, Callable[[argparse.Namespace], Result]] = {
     "night": night,
     "seeds": seeds,
     "fewer-bits": fewer_bits,
-    "warm-start": warm_start,
     "gpu": gpu,
     "growth": growth,
 }

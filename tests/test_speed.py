@@ -1,4 +1,4 @@
-"""What makes things fast and changes nothing: recordings, ensembles, warm starts, fewer bits."""
+"""What makes things fast and changes nothing: CUDA graphs, ensembles, fewer bits."""
 
 import copy
 from dataclasses import replace
@@ -266,42 +266,6 @@ def test_ensembles_refuse_what_does_not_fit():
         sleep_replay_ensemble(ensemble, torch.rand(6), seeds=[0])
 
 
-# -- warm starts -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["batch", "sample"])
-def test_warm_starts_end_at_the_same_equilibrium_sooner(kind):
-    rule = EquilibriumPropagation(0.2, free_steps=400, nudged_steps=8, tolerance=1e-7)
-    cold, (x, y) = network(learning=rule, gain=2.0).double(), batch()
-    warm = copy.deepcopy(cold)
-    warm.relaxation = replace(warm.relaxation, warm_start=kind)
-    expected = gradients(cold, x.double(), y)
-    gradients(warm, x.double(), y)
-    first = warm.settling.steps
-    order = torch.tensor([2, 0, 1, 4, 3]) if kind == "sample" else torch.arange(5)
-    found = gradients(warm, x.double()[order], y[order])
-    assert warm.settling.steps < first == cold.settling.steps
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
-    # What follows must not depend on what no checkpoint holds.
-    warm.eval()
-    warm.train()
-    gradients(warm, x.double(), y)
-    assert warm.settling.steps == first
-
-
-def test_samples_are_known_by_their_values():
-    model = network(learning=replace(RULE, tolerance=1e-6, free_steps=200))
-    model.relaxation = replace(model.relaxation, warm_start="sample")
-    x, _ = batch(samples=2000)
-    for part in x.split(100):
-        model(part)
-    cold = model.settling.steps
-    model(x[torch.randperm(2000, generator=generator(0))[:100]])
-    assert model.settling.steps <= 4 < cold
-    model(x[:100] + 1e-3)
-    assert model.settling.steps > 4
-
-
 # -- fewer bits --------------------------------------------------------------------------------------
 
 
@@ -338,10 +302,6 @@ def test_fewer_bits_in_products_and_all_bits_in_states(kind):
 def test_relaxation_refuses_what_it_does_not_know():
     with pytest.raises(ConfigurationError, match="products"):
         Relaxation(products="float8")
-    with pytest.raises(ConfigurationError, match="warm_start"):
-        Relaxation(warm_start="always")
-    with pytest.raises(ConfigurationError, match="rest"):
-        Relaxation(cuda_graphs=True, warm_start="batch")
 
 
 def test_a_phase_that_is_not_checked_says_how_much_it_still_moved():
@@ -352,7 +312,7 @@ def test_a_phase_that_is_not_checked_says_how_much_it_still_moved():
     assert float(quiet.change) == loud.residual
 
 
-@pytest.mark.parametrize("options", [{"products": "tf32"}, {"warm_start": "batch"}])
+@pytest.mark.parametrize("options", [{"products": "tf32"}, {"products": "bfloat16"}])
 def test_bptt_refuses_what_it_would_not_do(options):
     model = network(learning=BPTT(free_steps=5))
     model.relaxation = replace(model.relaxation, **options)

@@ -132,7 +132,7 @@ def build_network(
     built = _network_as_wired(network, learning, inputs, outputs, generator, image_shape)
     if isinstance(built, RecurrentModule):
         # Set afterwards: they are about how the network settles, not about what it is.
-        chosen = network.model_dump(include={"products", "warm_start", "cuda_graphs"})
+        chosen = network.model_dump(include={"products", "cuda_graphs"})
         built.relaxation = replace(built.relaxation, **chosen)
         if built.relaxation.cuda_graphs and not built.learning.supports_cuda_graphs:
             raise ConfigurationError(

@@ -113,10 +113,6 @@ class NetworkOptions(Options):
     products: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32", description="bits of products while settling; not of an mlp"
     )
-    warm_start: Literal["never", "batch", "sample"] = Field(
-        default="never",
-        description="settle from the equilibrium of the last batch, or of each sample; not of an mlp",
-    )
     cuda_graphs: bool = Field(
         default=False, description="record the phases of a step (CUDA graphs); not of an mlp"
     )
@@ -143,7 +139,7 @@ class NetworkOptions(Options):
     def _fits_kind(self) -> "NetworkOptions":
         settling = (
             *("feedback", "feedback_scale", "order", "dt", "time_steps"),
-            *("products", "warm_start", "cuda_graphs"),
+            *("products", "cuda_graphs"),
         )
         forward = ("dropout", "dropout_rescale", "init")
         own = {

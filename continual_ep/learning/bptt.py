@@ -44,10 +44,9 @@ class BPTT(RecurrentRule):
                 )
 
     def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
-        if (network.relaxation.products, network.relaxation.warm_start) != ("float32", "never"):
+        if network.relaxation.products != "float32":
             raise ConfigurationError(
-                "BPTT differentiates steps that start at rest, with all bits: use products='float32' and "
-                "warm_start='never'"
+                "BPTT differentiates the steps with all bits of the products: use products='float32'"
             )
         tracked = self.backward_steps or self.free_steps
         if not torch.is_grad_enabled():

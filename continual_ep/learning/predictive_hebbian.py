@@ -60,10 +60,8 @@ class PredictiveHebbian(SecondPhaseRule):
     def check(self, network: "RecurrentModule") -> None:
         need_layers(self, network)
 
-    def free_phase(
-        self, network: "RecurrentModule", clamped: "ClampedDynamics", start: list[Tensor] | None
-    ) -> Settled:
-        return settle(clamped, network.relaxation, steps=self.free_steps, start=start, trace=True)
+    def free_phase(self, network: "RecurrentModule", clamped: "ClampedDynamics") -> Settled:
+        return settle(clamped, network.relaxation, steps=self.free_steps, trace=True)
 
     def gradients(
         self, phase: FreePhase, output_gradient: Tensor

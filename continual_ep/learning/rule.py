@@ -179,15 +179,12 @@ class SecondPhaseRule(RecurrentRule):
         output.nudging = nudging  # type: ignore[attr-defined]
         return output
 
-    def free_phase(
-        self, network: "RecurrentModule", clamped: "ClampedDynamics", start: list[Tensor] | None
-    ) -> Settled:
-        """The rule's free phase, from ``start`` or from rest."""
+    def free_phase(self, network: "RecurrentModule", clamped: "ClampedDynamics") -> Settled:
+        """The rule's free phase, from rest."""
         return settle(
             clamped,
             network.relaxation,
             steps=self.free_steps,
-            start=start,
             tolerance=self.tolerance,
         )
 
@@ -228,13 +225,7 @@ class _FreePhase(torch.autograd.Function):
             network.note_change(change, rule.free_steps)
             return ctx.states[-1].clone(memory_format=torch.contiguous_format)
         clamped = network.clamp(x, parameters)
-        kind = network.relaxation.warm_start if network.training else "never"
-        start = None
-        if kind != "never":
-            start = network.equilibria.recall(kind, x, clamped.initial_states())
-        settled = rule.free_phase(network, clamped, start)
-        if kind != "never":
-            network.equilibria.remember(kind, x, settled.states)
+        settled = rule.free_phase(network, clamped)
         network.note_settling(settled, rule.tolerance)
         ctx.states, ctx.clamped, ctx.trace = settled.states, clamped, settled.trace
         return settled.states[-1].clone(memory_format=torch.contiguous_format)

@@ -64,10 +64,8 @@ class StochasticEP(EquilibriumPropagation):
                 f"{', '.join(PROBABILITIES)}"
             )
 
-    def free_phase(
-        self, network: "RecurrentModule", clamped: ClampedDynamics, start: list[Tensor] | None
-    ) -> Settled:
-        return self._averaged(clamped, network.relaxation, self.free_steps, start, None, 1)
+    def free_phase(self, network: "RecurrentModule", clamped: ClampedDynamics) -> Settled:
+        return self._averaged(clamped, network.relaxation, self.free_steps, None, None, 1)
 
     def _settle_nudged(
         self,

@@ -50,10 +50,6 @@ class Ensemble(RecurrentModule):
                 )
         self.count = len(members)
         self.relaxation, self.activations = first.relaxation, first.activations
-        if self.relaxation.warm_start == "sample":
-            raise ConfigurationError(
-                "an ensemble cannot start warm by sample: use 'batch' or 'never'"
-            )
         self.sizes = first.sizes
         self._template = [copy.deepcopy(first)]  # in a list, so that it is no part of this module
         names = [name for name, _ in first.named_parameters()]

@@ -14,7 +14,6 @@ from continual_ep.learning.cuda_graphs import CHECK_RECORDED_EVERY, CudaGraphs
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.relaxation import Relaxation, Settled, settle
 from continual_ep.relaxation.activations import Activation
-from continual_ep.relaxation.warm_start import Equilibria
 
 #: Without a tolerance, a free phase whose units still move by more than this per step is reported.
 UNSETTLED = 0.05
@@ -50,8 +49,6 @@ class RecurrentModule(nn.Module):
         super().__init__()
         self._settling: Settling | None = None
         self._warned: set[str] = set()
-        #: Where free phases ended before, for warm starts.
-        self.equilibria = Equilibria()
         #: Phases recorded for replay.
         self.cuda_graphs = CudaGraphs()
         self._change: tuple[Tensor, int] | None = None
@@ -195,11 +192,6 @@ class RecurrentModule(nn.Module):
         self._unwatched += 1
         if self._unwatched >= CHECK_RECORDED_EVERY:
             _ = self.settling
-
-    def train(self, mode: bool = True) -> "RecurrentModule":
-        """See :meth:`torch.nn.Module.train`; warm starts are forgotten."""
-        self.equilibria.forget()
-        return super().train(mode)
 
     def note_settling(self, settled: Settled, tolerance: float | None) -> None:
         """Keep the statistics of a free phase; warn once in the life of this network."""

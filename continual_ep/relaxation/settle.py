@@ -56,10 +56,6 @@ class Clamped(Protocol):
         """A time step for each unit, one tensor per layer; None where one ``dt`` serves all."""
 
 
-#: Where a free phase starts, beside at rest.
-WARM_STARTS = ("never", "batch", "sample")
-
-
 @dataclass(frozen=True)
 class Relaxation:
     """How a network settles.
@@ -68,9 +64,6 @@ class Relaxation:
     :param dt: the Euler step in units of the membrane time constant, in (0, 1]; 1 is the discrete map.
     :param products: ``"float32"``, or fewer bits in the products while the network settles, the sums and the
         states being float32: ``"tf32"`` or ``"bfloat16"``. See :mod:`.products`.
-    :param warm_start: where a free phase in training starts: ``"never"`` but at rest, at the equilibrium of
-        the last ``"batch"``, or at that which each ``"sample"`` had when it was seen last. Pays with a
-        tolerance. Calls of ``train()`` and ``eval()`` forget.
     :param cuda_graphs: record the free phase and the second phase once as CUDA graphs and replay them, see
         :mod:`continual_ep.learning.cuda_graphs`.
     :raises ConfigurationError: for an unknown choice or a ``dt`` outside (0, 1].
@@ -79,18 +72,14 @@ class Relaxation:
     order: str = "red-black"
     dt: float = 1.0
     products: str = "float32"
-    warm_start: str = "never"
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         update_groups(self.order, 1)
-        for name, allowed in (("products", PRODUCTS), ("warm_start", WARM_STARTS)):
-            if getattr(self, name) not in allowed:
-                raise ConfigurationError(
-                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
-                )
-        if self.cuda_graphs and self.warm_start != "never":
-            raise ConfigurationError("a captured phase starts at rest: use warm_start='never'")
+        if self.products not in PRODUCTS:
+            raise ConfigurationError(
+                f"products {self.products!r} is unknown; choose one of {', '.join(PRODUCTS)}"
+            )
         if not 0.0 < self.dt <= 1.0:
             raise ConfigurationError(
                 f"dt is {self.dt}; it must lie in (0, 1], 1 being the discrete map"
