@@ -11,7 +11,7 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.relaxation import Nudge, Relaxation, settle
-from continual_ep.relaxation.settle import Clamped
+from continual_ep.relaxation.protocols import Clamped
 
 
 def checked_adaptation(steps: int, rate: float) -> None:

@@ -6,7 +6,6 @@ phase, the gradients per step equal the updates per step of equilibrium propagat
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +13,7 @@ from torch import Tensor
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule, checked_positive, checked_tolerance
 from continual_ep.relaxation import Settled, largest_change, settle, step, update_groups
-
-if TYPE_CHECKING:
-    from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.relaxation.protocols import SettlingNetwork
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class BPTT(RecurrentRule):
                     f"backward_steps is {self.backward_steps}, more than free_steps ({self.free_steps})"
                 )
 
-    def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
+    def settled_output(self, network: SettlingNetwork, x: Tensor) -> Tensor:
         if network.relaxation.products != "float32":
             raise ConfigurationError(
                 "BPTT differentiates the steps with all bits of the products: use products='float32'"

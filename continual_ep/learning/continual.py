@@ -9,23 +9,20 @@ one-sided estimate. Source: Ernoult et al. 2020 (arXiv:2005.04168).
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.learning.holomorphic import need_layers
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
     checked_positive,
     checked_tolerance,
+    require_layers,
 )
 from continual_ep.relaxation import settle
-
-if TYPE_CHECKING:
-    from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.relaxation.protocols import SettlingNetwork
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ class ContinualEP(SecondPhaseRule):
         checked_positive("nudged_steps", self.nudged_steps)
         checked_tolerance(self.tolerance)
 
-    def check(self, network: "RecurrentModule") -> None:
-        need_layers(self, network)
+    def check(self, network: SettlingNetwork) -> None:
+        require_layers(self, network)
 
     def gradients(
         self, phase: FreePhase, output_gradient: Tensor

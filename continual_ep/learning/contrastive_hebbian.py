@@ -18,7 +18,6 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.adaptation import adapted, checked_adaptation
 from continual_ep.learning.losses import SquaredError
 from continual_ep.learning.rule import (
-    ClampedDynamics,
     FreePhase,
     SecondPhaseRule,
     checked_positive,
@@ -26,7 +25,7 @@ from continual_ep.learning.rule import (
 )
 from continual_ep.relaxation import settle
 from continual_ep.relaxation.activations import Activation
-from continual_ep.relaxation.settle import Current
+from continual_ep.relaxation.protocols import ClampedDynamics, Current
 
 UPDATES = ("contrast", "clamped-presynaptic")
 

@@ -10,16 +10,14 @@ tests run this path. Not yet measured on a GPU.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from continual_ep.learning.losses import Nudging
+from continual_ep.learning.rule import FreePhase, SecondPhaseRule
 from continual_ep.relaxation import settle
-
-if TYPE_CHECKING:
-    from continual_ep.learning.rule import Nudging, SecondPhaseRule
-    from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.relaxation.protocols import SettlingNetwork
 
 #: Batches between two checks of what the phases reported.
 CHECK_RECORDED_EVERY = 64
@@ -75,7 +73,7 @@ class RecordedPhases:
     :param x: a batch.
     """
 
-    def __init__(self, network: "RecurrentModule", rule: "SecondPhaseRule", x: Tensor) -> None:
+    def __init__(self, network: SettlingNetwork, rule: SecondPhaseRule, x: Tensor) -> None:
         self._network, self._rule = network, rule
         self._depth = len(network.activations)
         #: Counts free phases: a second phase belongs to the last one, or is too late.
@@ -98,7 +96,7 @@ class RecordedPhases:
         return rest[: self._depth], change
 
     def gradients(
-        self, nudging: "Nudging", output_gradient: Tensor, *, wants_input: bool
+        self, nudging: Nudging, output_gradient: Tensor, *, wants_input: bool
     ) -> tuple[list[Tensor], Tensor | None]:
         """What the rule makes of the last free phase; in tensors that are the caller's."""
         loss_and_weights = nudging.single_loss()
@@ -114,9 +112,7 @@ class RecordedPhases:
         gradients = [gradient.clone() for gradient in self._second[kind](*arguments)]
         return (gradients[:-1], gradients[-1]) if wants_input else (gradients, None)
 
-    def _second_phase(self, nudging: "Nudging", *, wants_input: bool) -> TensorFunction:
-        from continual_ep.learning.rule import FreePhase, Nudging
-
+    def _second_phase(self, nudging: Nudging, *, wants_input: bool) -> TensorFunction:
         loss_and_weights = nudging.single_loss()
         loss = loss_and_weights[0] if loss_and_weights else None
         _, x, *rest = self._free.outputs
@@ -146,7 +142,7 @@ class CudaGraphs:
         """None: a copy of a network has parameters elsewhere."""
         return CudaGraphs()
 
-    def of(self, network: "RecurrentModule", rule: "SecondPhaseRule", x: Tensor) -> RecordedPhases:
+    def of(self, network: SettlingNetwork, rule: SecondPhaseRule, x: Tensor) -> RecordedPhases:
         """The recording for batches like this one."""
         places = tuple(p.data_ptr() for p in network.parameters())
         made_for = (rule, network.relaxation, places)

@@ -18,13 +18,13 @@ from torch import Tensor
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.adaptation import adapted, checked_adaptation
 from continual_ep.learning.rule import (
-    ClampedDynamics,
     FreePhase,
     SecondPhaseRule,
     checked_positive,
     checked_tolerance,
 )
 from continual_ep.relaxation import Nudge, Relaxation, settle
+from continual_ep.relaxation.protocols import ClampedDynamics
 from continual_ep.relaxation.settle import repeat_batch
 
 ESTIMATORS = ("centered", "one-sided", "random-sign")

@@ -8,15 +8,13 @@ stack of layers at once (:class:`StackRule`).
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import DivergenceError
-
-if TYPE_CHECKING:
-    from continual_ep.networks.mlp import MLP
+from continual_ep.relaxation.protocols import LayerStack
 
 
 class FeedforwardRule:
@@ -76,7 +74,7 @@ class ForwardPass:
     :param currents: :math:`v_l = W_l r_{l-1} + b_l`; :param activations: :math:`r_l = \\rho_l(v_l)`.
     """
 
-    network: "MLP"
+    network: LayerStack
     x: Tensor
     currents: list[Tensor]
     activations: list[Tensor]
@@ -85,7 +83,7 @@ class ForwardPass:
 class StackRule(FeedforwardRule):
     """A rule that looks at all layers of an :class:`~continual_ep.networks.MLP` at once."""
 
-    def output(self, network: "MLP", x: Tensor) -> Tensor:
+    def output(self, network: LayerStack, x: Tensor) -> Tensor:
         """The readout ``(batch, n_L)``, tied to autograd."""
         found: Tensor = _StackPass.apply(network, self, x, *network.parameters())
         return found
@@ -104,7 +102,7 @@ class StackRule(FeedforwardRule):
 class _StackPass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, network: "MLP", rule: StackRule, x: Tensor, *parameters: Tensor
+        ctx: Any, network: LayerStack, rule: StackRule, x: Tensor, *parameters: Tensor
     ) -> Tensor:
         # Saved, so that autograd notices when a parameter is changed before backward.
         ctx.save_for_backward(x, *parameters)

@@ -13,7 +13,7 @@ one batch. Source: Laborieux and Zenke 2022 (arXiv:2209.00530).
 import cmath
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,12 +24,10 @@ from continual_ep.learning.rule import (
     SecondPhaseRule,
     checked_positive,
     checked_tolerance,
+    require_layers,
 )
-from continual_ep.networks.clamped import ClampedLayers
 from continual_ep.relaxation import settle
-
-if TYPE_CHECKING:
-    from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.relaxation.protocols import LayeredDynamics, SettlingNetwork
 
 #: Activations that are holomorphic around the real numbers.
 HOLOMORPHIC = ("tanh", "shifted-sigmoid", "identity")
@@ -62,8 +60,8 @@ class HolomorphicEP(SecondPhaseRule):
         checked_positive("nudged_steps", self.nudged_steps)
         checked_tolerance(self.tolerance)
 
-    def check(self, network: "RecurrentModule") -> None:
-        need_layers(self, network)
+    def check(self, network: SettlingNetwork) -> None:
+        require_layers(self, network)
         bent = [a.name for a in network.activations if a.name not in HOLOMORPHIC]
         if bent:
             raise ConfigurationError(
@@ -74,8 +72,8 @@ class HolomorphicEP(SecondPhaseRule):
     def gradients(
         self, phase: FreePhase, output_gradient: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
-        clamped, batch = phase.clamped, len(output_gradient)
-        assert isinstance(clamped, ClampedLayers)
+        clamped = cast(LayeredDynamics, phase.clamped)  # see check
+        batch = len(output_gradient)
         scale = output_gradient.norm(dim=1).amax() if batch else output_gradient.new_zeros(())
         force = -output_gradient / torch.where(scale > 0, scale, 1.0)
         kept = range(self.points // 2 + 1)
@@ -104,13 +102,3 @@ class HolomorphicEP(SecondPhaseRule):
         if to_input is not None:
             to_input = to_input.view(len(turns), batch, -1).sum(0).real
         return [gradient.real.contiguous() for gradient in gradients], to_input
-
-
-def need_layers(rule: object, network: "RecurrentModule") -> None:
-    """:raises ConfigurationError: for a network that is no stack of dense layers."""
-    from continual_ep.networks.mrnn import MRNN
-
-    if not isinstance(network, MRNN):
-        raise ConfigurationError(
-            f"{type(rule).__name__} is for an MRNN, not for {type(network).__name__}"
-        )

@@ -5,16 +5,42 @@ tell the second phase their weight in the total, which ``nudging="loss"`` needs.
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import InputError
-from continual_ep.learning.rule import Nudging
 
 
-class _TellWeights(torch.autograd.Function):
+@dataclass
+class Nudging:
+    """What the loss tells the second phase, beside the gradient that autograd hands over.
+
+    :param loss_terms: every loss of ours in this backward pass, with the weight of each sample's loss in
+        the total, shape ``(batch,)``.
+    :param readout: weight and bias between output layer and loss, if the readout is outside the dynamics.
+    """
+
+    loss_terms: "list[tuple[NudgingLoss, Tensor]]" = field(default_factory=list)
+    readout: tuple[Tensor, Tensor | None] | None = None
+
+    def single_loss(self) -> "tuple[NudgingLoss, Tensor] | None":
+        """The loss to evaluate again and its weights; None unless there is one kind of loss.
+
+        The target cancels in the change of its gradient, so losses of one kind differ in their weights
+        alone.
+        """
+        kinds = {type(loss) for loss, _ in self.loss_terms}
+        if len(kinds) != 1:
+            return None
+        return self.loss_terms[0][0], torch.stack([weights for _, weights in self.loss_terms]).sum(
+            0
+        )
+
+
+class _NoteWeights(torch.autograd.Function):
     """The identity on per-sample losses; backward notes how much each counts in the total."""
 
     @staticmethod
@@ -49,7 +75,7 @@ class NudgingLoss(nn.Module):
         losses = self.per_sample(output, dense_target(output, target))
         nudging = getattr(output, "nudging", None)
         if nudging is not None and losses.requires_grad:
-            losses = _TellWeights.apply(losses, nudging, self)
+            losses = _NoteWeights.apply(losses, nudging, self)
         return losses.mean(-1).sum()
 
     @abstractmethod

@@ -9,20 +9,15 @@ on the other. Source: Luczak, McNaughton and Kubo 2022 (doi:10.1038/s42256-021-0
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.contrastive_hebbian import HeldOutput, target_of
-from continual_ep.learning.holomorphic import need_layers
-from continual_ep.learning.rule import FreePhase, SecondPhaseRule, checked_positive
+from continual_ep.learning.rule import FreePhase, SecondPhaseRule, checked_positive, require_layers
 from continual_ep.relaxation import Settled, settle
-
-if TYPE_CHECKING:
-    from continual_ep.learning.rule import ClampedDynamics
-    from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.relaxation.protocols import ClampedDynamics, SettlingNetwork
 
 #: Added to the diagonal of the normal equations, relative to its mean: neurons that never move.
 RIDGE = 1e-6
@@ -57,10 +52,10 @@ class PredictiveHebbian(SecondPhaseRule):
         if not 0 < self.fitted < 1:
             raise ConfigurationError(f"fitted is {self.fitted}; it must lie in (0, 1)")
 
-    def check(self, network: "RecurrentModule") -> None:
-        need_layers(self, network)
+    def check(self, network: SettlingNetwork) -> None:
+        require_layers(self, network)
 
-    def free_phase(self, network: "RecurrentModule", clamped: "ClampedDynamics") -> Settled:
+    def free_phase(self, network: SettlingNetwork, clamped: ClampedDynamics) -> Settled:
         return settle(clamped, network.relaxation, steps=self.free_steps, trace=True)
 
     def gradients(

@@ -5,20 +5,23 @@ updates, the two nudged phases one after the other. Slow on purpose: tests hold 
 it, and the speed benchmark measures against it.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from continual_ep.learning.losses import NudgingLoss, dense_target
 from continual_ep.relaxation import reference_settle
+from continual_ep.relaxation.protocols import SettlingNetwork
+from continual_ep.relaxation.reference import HasPrimitive
 
-if TYPE_CHECKING:
-    from continual_ep.networks.mrnn import MRNN
+
+class EnergyNetwork(SettlingNetwork, HasPrimitive, Protocol):
+    """A network whose currents derive from a primitive function."""
 
 
 def reference_gradients(
-    network: "MRNN",
+    network: EnergyNetwork,
     x: Tensor,
     y: Tensor,
     loss: NudgingLoss,
@@ -41,7 +44,8 @@ def reference_gradients(
     :returns: in the order of ``network.dynamical_parameters``.
     """
     scale = 1.0
-    target = dense_target(network.read(x.new_zeros(len(x), network.sizes[-1])), y)
+    start = network.clamp(x).initial_states()
+    target = dense_target(network.read(start[-1]), y)
 
     def force(output: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -50,7 +54,6 @@ def reference_gradients(
         return -gradient
 
     dt = network.relaxation.dt
-    start = network.clamp(x).initial_states()
     free = reference_settle(network, x, start, free_steps, dt=dt)
     nudge = force
     if nudging == "force":

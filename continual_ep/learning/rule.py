@@ -6,126 +6,25 @@ of the input. So any differentiable loss and any optimizer work, and with them a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, DivergenceError
+from continual_ep.learning.losses import Nudging
 from continual_ep.relaxation import Settled, settle
 from continual_ep.relaxation.products import tensor_cores
-from continual_ep.relaxation.settle import Clamped
-
-if TYPE_CHECKING:
-    from continual_ep.learning.losses import NudgingLoss
-    from continual_ep.networks.recurrent import RecurrentModule
-
-
-@dataclass
-class Nudging:
-    """What the loss tells the second phase, beside the gradient that autograd hands over.
-
-    :param loss_terms: every loss of ours in this backward pass, with the weight of each sample's loss in the
-        total, shape ``(batch,)``.
-    :param readout: weight and bias between output layer and loss, if the readout is outside the dynamics.
-    """
-
-    loss_terms: "list[tuple[NudgingLoss, Tensor]]" = field(default_factory=list)
-    readout: tuple[Tensor, Tensor | None] | None = None
-
-    def single_loss(self) -> "tuple[NudgingLoss, Tensor] | None":
-        """The loss to evaluate again and its weights; None unless there is one kind of loss.
-
-        The target cancels in the change of its gradient, so losses of one kind differ in their weights alone.
-        """
-        kinds = {type(loss) for loss, _ in self.loss_terms}
-        if len(kinds) != 1:
-            return None
-        return self.loss_terms[0][0], torch.stack([weights for _, weights in self.loss_terms]).sum(
-            0
-        )
-
-
-class ClampedDynamics(Clamped, Protocol):
-    """A clamped network as a learning rule sees it: how parameters and input would change its currents.
-
-    Gradients are lists in the order of ``network.dynamical_parameters``, and that of the input, or None
-    unless ``wants_input``.
-    """
-
-    wants_input: bool
-    x: Tensor
-
-    @property
-    def drives(self) -> list[Tensor]:
-        """What the input contributes to the currents; the same as long as it stays clamped."""
-
-    @property
-    def batch_dim(self) -> int:
-        """The dimension of the states that counts samples: 0, or 1 behind the members of an ensemble."""
-
-    def repeated(self, times: int) -> "ClampedDynamics":
-        """The same network on a batch repeated ``times`` times, without a second drive."""
-
-    def contrast(
-        self, first: Sequence[Tensor], second: Sequence[Tensor], strength: Tensor | float
-    ) -> tuple[list[Tensor], Tensor | None]:
-        r"""``strength`` :math:`\times (\partial\Phi/\partial\theta(s^1) - \partial\Phi/\partial\theta(s^2))`.
-
-        ``strength`` is one number, or one for each member of an ensemble, shaped ``(members, 1, 1)``.
-
-        Where there is no energy, :math:`\Phi` stands for the sum of :math:`s_l \cdot u_l`, in which each
-        parameter counts where it stands and states are constants.
-        """
-
-    def hebbian_product(
-        self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
-        r"""The gradient of :math:`\sum_l \delta_l \cdot d_l(s)`: changes of the layers above, times what the
-        layers below sent. Feedback weights that learn change by the same products.
-        """
-
-    def contrast_jvp(
-        self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
-        r"""The change of what :meth:`contrast` differentiates, for small changes of the states."""
-
-    def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Each gradient divided by the feedback scales between its layer and the output."""
-
-    def attenuations(self) -> list[float]:
-        """For each layer the product of the feedback scales between it and the output."""
-
-    def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> Clamped:
-        r"""The network of small changes :math:`\delta` around an equilibrium, without a drive.
-
-        .. math:: \delta_l \leftarrow \rho_l'\,(A\,\delta)_l
-
-        :param slopes: :math:`\rho_l'(u_l)` there.
-        :param corrected: changes in units of :meth:`attenuations`, so that none is too small for its type.
-        :raises ConfigurationError: connections whose current is not linear in the state.
-        """
-
-    def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
-        r"""The slopes :math:`\rho_l'(u_l)` at ``states``."""
-
-    def state_vjp(self, layer: int, adjoints: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
-        r"""The transposed coupling :math:`(\partial u/\partial s_l)^T a`, shaped like the layer's state."""
-
-    def parameter_vjp(
-        self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
-        r"""The gradient of :math:`\sum_l a_l \cdot u_l(s)` at fixed states and adjoints."""
+from continual_ep.relaxation.protocols import ClampedDynamics, SettlingNetwork
 
 
 @dataclass
 class FreePhase:
     """A settled network that waits for its teaching signal."""
 
-    network: "RecurrentModule"
-    clamped: "ClampedDynamics"
+    network: SettlingNetwork
+    clamped: ClampedDynamics
     states: list[Tensor]
     nudging: Nudging = field(default_factory=Nudging)
     #: The states after every step, if the rule keeps them.
@@ -148,6 +47,14 @@ def checked_tolerance(value: float | None) -> None:
         )
 
 
+def require_layers(rule: object, network: SettlingNetwork) -> None:
+    """:raises ConfigurationError: for a network that is no stack of dense layers."""
+    if not network.layered:
+        raise ConfigurationError(
+            f"{type(rule).__name__} is for an MRNN, not for {type(network).__name__}"
+        )
+
+
 class RecurrentRule(ABC):
     """A learning rule of a recurrent network. Rules are immutable; all state is the network's."""
 
@@ -159,18 +66,18 @@ class RecurrentRule(ABC):
         """Whether its phases always do the same work, so that they can be recorded."""
         return False
 
-    def check(self, network: "RecurrentModule") -> None:  # noqa: B027 # most rules fit every network
+    def check(self, network: SettlingNetwork) -> None:  # noqa: B027 # most rules fit every network
         """:raises ConfigurationError: for a network that cannot learn by this rule."""
 
     @abstractmethod
-    def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
+    def settled_output(self, network: SettlingNetwork, x: Tensor) -> Tensor:
         """The readout at the free equilibrium for a flat input ``(batch, n_0)``, tied to autograd."""
 
 
 class SecondPhaseRule(RecurrentRule):
     """A rule that settles without a graph and finds its gradients in a phase of its own."""
 
-    def settled_output(self, network: "RecurrentModule", x: Tensor) -> Tensor:
+    def settled_output(self, network: SettlingNetwork, x: Tensor) -> Tensor:
         nudging = Nudging()
         state = _FreePhase.apply(network, self, nudging, x, *network.dynamical_parameters)
         output = network.read(state)
@@ -179,7 +86,7 @@ class SecondPhaseRule(RecurrentRule):
         output.nudging = nudging  # type: ignore[attr-defined]
         return output
 
-    def free_phase(self, network: "RecurrentModule", clamped: "ClampedDynamics") -> Settled:
+    def free_phase(self, network: SettlingNetwork, clamped: ClampedDynamics) -> Settled:
         """The rule's free phase, from rest."""
         return settle(
             clamped,
@@ -206,7 +113,7 @@ class _FreePhase(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        network: "RecurrentModule",
+        network: SettlingNetwork,
         rule: SecondPhaseRule,
         nudging: Nudging,
         *tensors: Tensor,

@@ -9,24 +9,21 @@ neuromodulated equilibrium learning (NEL) from a reward: a class a is chosen, r 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.contrastive_hebbian import target_of
-from continual_ep.learning.holomorphic import need_layers
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
     checked_positive,
     checked_tolerance,
+    require_layers,
 )
-from continual_ep.networks.clamped import ClampedLayers
-
-if TYPE_CHECKING:
-    from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.relaxation.protocols import LayeredDynamics, SettlingNetwork
 
 
 @dataclass(frozen=True)
@@ -45,14 +42,13 @@ class DirectCostFeedback(SecondPhaseRule):
         checked_positive("free_steps", self.free_steps)
         checked_tolerance(self.tolerance)
 
-    def check(self, network: "RecurrentModule") -> None:
-        need_layers(self, network)
+    def check(self, network: SettlingNetwork) -> None:
+        require_layers(self, network)
 
     def gradients(
         self, phase: FreePhase, output_gradient: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
-        clamped = phase.clamped
-        assert isinstance(clamped, ClampedLayers)
+        clamped = cast(LayeredDynamics, phase.clamped)  # see check
         modulators = [self.modulator(phase, output_gradient)]
         for back in reversed(clamped.feedback):
             modulators.insert(0, modulators[0] @ back)

@@ -10,20 +10,16 @@ abstract was at hand.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
-from continual_ep.learning.rule import ClampedDynamics, checked_positive
+from continual_ep.learning.rule import checked_positive
 from continual_ep.relaxation import Nudge, Relaxation, Settled, settle
 from continual_ep.relaxation.activations import Activation
-from continual_ep.relaxation.settle import Current
-
-if TYPE_CHECKING:
-    from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.relaxation.protocols import ClampedDynamics, Current, SettlingNetwork
 
 #: Activations in [0, 1], which can be probabilities.
 PROBABILITIES = ("hard-sigmoid", "shifted-sigmoid")
@@ -56,7 +52,7 @@ class StochasticEP(EquilibriumPropagation):
     def supports_cuda_graphs(self) -> bool:
         return False
 
-    def check(self, network: "RecurrentModule") -> None:
+    def check(self, network: SettlingNetwork) -> None:
         bent = [a.name for a in network.activations[:-1] if a.name not in PROBABILITIES]
         if bent:
             raise ConfigurationError(
@@ -64,7 +60,7 @@ class StochasticEP(EquilibriumPropagation):
                 f"{', '.join(PROBABILITIES)}"
             )
 
-    def free_phase(self, network: "RecurrentModule", clamped: ClampedDynamics) -> Settled:
+    def free_phase(self, network: SettlingNetwork, clamped: ClampedDynamics) -> Settled:
         return self._averaged(clamped, network.relaxation, self.free_steps, None, None, 1)
 
     def _settle_nudged(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.products import multiplication
-from continual_ep.relaxation.settle import Current
+from continual_ep.relaxation.protocols import Current
 
 #: Layers with fewer units are stored by units, not by samples.
 NARROW = 32
@@ -70,7 +70,7 @@ class ClampedLayers:
 
     @property
     def drives(self) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         assert self.drive is not None
         return [self.drive]
 
@@ -96,7 +96,7 @@ class ClampedLayers:
         return self._prepared(layer, "float32")(states, out)  # type: ignore[arg-type]
 
     def prepared(self, layer: int) -> Current:
-        """See :class:`~continual_ep.relaxation.settle.Clamped`."""
+        """See :class:`~continual_ep.relaxation.protocols.Clamped`."""
         return self._prepared(layer, self.products)
 
     def _prepared(self, layer: int, products: str) -> Current:
@@ -169,7 +169,7 @@ class ClampedLayers:
     def hebbian_product(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         below = [self.x, *states[:-1]]
         weights = [change.mT @ pre for change, pre in zip(changes, below, strict=True)]
         biases = self._bias_gradients(*changes)
@@ -179,7 +179,7 @@ class ClampedLayers:
     def contrast_jvp(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         below = [self.x, *states[:-1]]
         weights = [change.mT @ pre for change, pre in zip(changes, below, strict=True)]
         for layer in range(1, len(weights)):
@@ -189,17 +189,17 @@ class ClampedLayers:
         return [*weights, *biases, *feedback], self._to_input(changes[0])
 
     def attenuations(self) -> list[float]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         return [math.prod(self.scales[layer:]) for layer in range(len(self.weights))]
 
     def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         factors = self.attenuations()
         factors = [*factors, *(factors if self.biases else []), *factors[1:]]
         return [g / factor for g, factor in zip(gradients, factors, strict=False)]
 
     def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallChanges":
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         ones = [1.0] * len(self.scales)
         up, down = (list(self.scales), ones) if corrected else (ones, list(self.scales))
         return SmallChanges(self, slopes, up, down)

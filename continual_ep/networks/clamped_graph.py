@@ -13,7 +13,7 @@ from continual_ep.networks.clamped import Slope
 from continual_ep.networks.connections import Connection, Gates, Weights, per_sample
 from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.products import operands
-from continual_ep.relaxation.settle import Current
+from continual_ep.relaxation.protocols import Current
 
 if TYPE_CHECKING:
     from continual_ep.networks.graph import RecurrentNetwork
@@ -95,7 +95,7 @@ class ClampedGraph:
                 total = part if total is None else torch.add(total, part, out=out)
         if total is None:
             total = torch.zeros_like(states[layer])
-        # What is remembered must not change under the hands of a nudge.
+        # Copy: the nudge writes in place, and the drive is cached.
         if out is None:
             return total.clone()
         return total if total is out else out.copy_(total)
@@ -114,7 +114,7 @@ class ClampedGraph:
 
     @property
     def drives(self) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`; by layer, lowest first."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`; by layer, lowest first."""
         return [self.drive[layer] for layer in sorted(self.drive)]
 
     @property
@@ -129,7 +129,9 @@ class ClampedGraph:
     def contrast(
         self, first: Sequence[Tensor], second: Sequence[Tensor], strength: Tensor | float
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`; both states stand below each other."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`;
+        both states are concatenated along the batch.
+        """
         signs = strength * self.x.new_ones(2 * len(self.x))
         signs[len(self.x) :].neg_()
         both = [torch.cat(pair) for pair in zip(first, second, strict=True)]
@@ -140,7 +142,7 @@ class ClampedGraph:
     def hebbian_product(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         ones = self.x.new_ones(len(self.x))
         return self._collected(changes, states, ones, changes, ones)
 
@@ -175,7 +177,7 @@ class ClampedGraph:
     def contrast_jvp(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         _need_linear(self.network)
         one, moved = self.hebbian_product(changes, states)
         zero = torch.zeros_like(self.x)
@@ -189,7 +191,7 @@ class ClampedGraph:
         return found, moved
 
     def attenuations(self) -> list[float]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`; along the strongest way."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`; along the strongest way."""
         layers = len(self.network.shapes)
         best = [0.0] * layers
         best[-1] = 1.0
@@ -200,7 +202,7 @@ class ClampedGraph:
         return [value or 1.0 for value in best[1:]]
 
     def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         factors = [1.0, *self.attenuations()]
         each = [
             factors[target]
@@ -210,7 +212,7 @@ class ClampedGraph:
         return [g / factor for g, factor in zip(gradients, each, strict=True)]
 
     def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallGraphChanges":
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         _need_linear(self.network)
         factors = self.attenuations() if corrected else [1.0] * len(slopes)
         return SmallGraphChanges(self, list(slopes), factors)
@@ -218,7 +220,7 @@ class ClampedGraph:
     def parameter_vjp(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.learning.rule.ClampedDynamics`."""
+        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
 
         def product(tensors: Sequence[Weights], x: Tensor) -> Tensor:
             clamped = replace(self, x=x, tensors=list(tensors), drive={})

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, DivergenceError, InputError
-from continual_ep.learning.losses import SquaredError
-from continual_ep.learning.rule import Nudging, checked_positive
+from continual_ep.learning.losses import Nudging, SquaredError
+from continual_ep.learning.rule import checked_positive
 from continual_ep.networks.layered import checked_values
 
 

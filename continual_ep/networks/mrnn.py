@@ -155,6 +155,10 @@ class MRNN(RecurrentModule, LayeredNetwork):
             products=self.relaxation.products,
         )
 
+    @property
+    def layered(self) -> bool:
+        return True
+
     def parted(
         self, parameters: Sequence[Tensor]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:

@@ -88,7 +88,7 @@ class RecurrentModule(nn.Module):
         *,
         drives: Sequence[Tensor] = (),
     ) -> Any:
-        """The network with its input clamped, see :class:`~continual_ep.relaxation.settle.Clamped`.
+        """The network with its input clamped, see :class:`~continual_ep.relaxation.protocols.Clamped`.
 
         :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
         :param drives: ``drives`` of an earlier clamp of the same input, if they are known.
@@ -110,6 +110,11 @@ class RecurrentModule(nn.Module):
         """The readout of the last dynamical layer's state, ``(batch, classes)``."""
         outside = self.readout_parameters
         return state if outside is None else nn.functional.linear(state, *outside)
+
+    @property
+    def layered(self) -> bool:
+        """Whether :meth:`clamp` gives the :class:`~continual_ep.relaxation.protocols.LayeredDynamics`."""
+        return False
 
     # -- the dynamics ------------------------------------------------------------------------------
 

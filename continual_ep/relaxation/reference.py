@@ -8,20 +8,19 @@ benchmark measures against it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from continual_ep.relaxation.activations import Activation
+from continual_ep.relaxation.activations import Activation
 
 
 class HasPrimitive(Protocol):
     """A network with an energy: one scalar function whose gradient drives all layers."""
 
     @property
-    def activations(self) -> "Sequence[Activation]":
+    def activations(self) -> Sequence[Activation]:
         """One per layer above the input."""
 
     def primitive(self, x: Tensor, states: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ the Euler step of the leaky rate dynamics; the fixed points are the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,42 +18,10 @@ from torch import Tensor
 from continual_ep.errors import ConfigurationError, DivergenceError
 from continual_ep.relaxation.orders import Groups, update_groups
 from continual_ep.relaxation.products import PRODUCTS, tensor_cores
-
-if TYPE_CHECKING:
-    from continual_ep.relaxation.activations import Activation
+from continual_ep.relaxation.protocols import Clamped, Current, Nudge
 
 #: Steps between two tests of the tolerance: each test costs a copy and, on a GPU, a synchronisation.
 CHECK_EVERY = 4
-
-#: Turns the current of the output layer into its nudged current, in place; gets it and the old state.
-Nudge = Callable[[Tensor, Tensor], Tensor]
-
-#: The current of one layer, as a function of the states, into a tensor.
-Current = Callable[[Sequence[Tensor], Tensor], Tensor]
-
-
-class Clamped(Protocol):
-    """A network whose input is clamped: all that a relaxation needs to know of it."""
-
-    @property
-    def activations(self) -> "Sequence[Activation]":
-        """One per layer above the input."""
-
-    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-        """The total input current, shape ``(batch, n_layer)``; into ``out`` if given."""
-
-    def prepared(self, layer: int) -> Current:
-        """:meth:`current` of one layer, with everything that stays the same looked up once."""
-
-    def initial_states(self) -> list[Tensor]:
-        """The states at rest, one tensor ``(batch, n_layer)`` per layer."""
-
-    def nonfinite_source(self) -> str | None:
-        """What is not finite in the input or the parameters, in words; None if nothing."""
-
-    @property
-    def time_steps(self) -> "Sequence[Tensor] | None":
-        """A time step for each unit, one tensor per layer; None where one ``dt`` serves all."""
 
 
 @dataclass(frozen=True)
