@@ -32,8 +32,8 @@ from continual_ep.learning import (
 )
 from continual_ep.networks import MLP, MRNN, DendriticRNN, Ensemble
 from continual_ep.sleep import SleepParameters, sleep_replay
-from continual_ep.sleep.dreams import MeanDream, input_spikes, masked
-from continual_ep.sleep.reference import falling_asleep, sleep_step
+from continual_ep.sleep.reference import initial_state, sleep_step
+from continual_ep.sleep.replay_input import MeanReplayInput, input_spikes, with_mask
 from continual_ep.streams import class_incremental
 
 STEPS, NUDGED, BATCH, BETA = 60, 12, 64, 0.1
@@ -398,12 +398,12 @@ def night(args: argparse.Namespace) -> Result:
     parameters = SleepParameters(steps=steps)
     diary = sleep_replay(copy.deepcopy(model), mean, parameters)
     weights = [m.weight.detach().clone() for m in model if isinstance(m, nn.Linear)]
-    dream = masked(MeanDream(mean), tuple(mean.shape), parameters)
-    spikes = next(input_spikes(dream, 784, parameters, torch.Generator().manual_seed(0)))
+    replay = with_mask(MeanReplayInput(mean), tuple(mean.shape), parameters)
+    spikes = next(input_spikes(replay, 784, parameters, torch.Generator().manual_seed(0)))
     rows = torch.from_numpy(np.asarray(spikes[:sample], np.float32))
 
     def dense() -> None:
-        state = falling_asleep(weights)
+        state = initial_state(weights)
         for row in rows:
             state = sleep_step(
                 state, row, parameters, thresholds=diary.thresholds, gains=diary.gains

@@ -892,9 +892,9 @@ def test_dendrites_sleep_on_the_synapses_that_exist(readout, feedback):
 
 def test_a_soma_passes_on_the_mean_of_its_branches():
     connection = Dendritic(4, 2, branches=3, generator=generator())
-    relay = connection.synapses("x").relay
+    (pooling,) = connection.pooling()
     spikes = torch.tensor([[1.0, 0.0, 0.0, 1.0, 1.0, 1.0]])
-    torch.testing.assert_close(relay(spikes), torch.tensor([[1 / 3, 1.0]]))
+    torch.testing.assert_close(pooling.module(spikes), torch.tensor([[1 / 3, 1.0]]))
 
 
 @pytest.mark.parametrize("readout", ["softmax", "activated"])

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from continual_ep.networks import MRNN, Ensemble
-from continual_ep.sleep import SleepParameters, ensembles, sleep_replay_ensemble
-from continual_ep.sleep import night as night_module
-from continual_ep.sleep.gpu_night import can_sleep_on_device, sleep_on_device
-from continual_ep.sleep.layers import SleepLayer
-from continual_ep.sleep.night import SleepingChain, SpikeTrain, sleep_through
-from continual_ep.sleep.sleepers import sleeper
+from continual_ep.sleep import SleepParameters, sleep_replay_ensemble
+from continual_ep.sleep.chain import ChainState, SpikeTrain
+from continual_ep.sleep.engines import triton as engine
+from continual_ep.sleep.night import run_sleep
+from continual_ep.sleep.simulation import make_layer
+from continual_ep.synapses import Synapses
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -36,18 +36,18 @@ def chain(
     dtype=torch.float32,
 ):
     generator = torch.Generator().manual_seed(seed)
-    sizes, sleepers = [20, 37, 5], []
+    sizes, layers = [20, 37, 5], []
     for number, (pre, post) in enumerate(pairwise(sizes)):
         weight = torch.randn(post, pre, generator=generator, dtype=dtype) * 0.3 + 0.05
         mask = (torch.rand(post, pre, generator=generator) < 0.6).to(dtype) if masked else None
-        layer = SleepLayer(f"w{number}", nn.Parameter(weight), shape=(pre,), mask=mask)
-        sleepers.append(sleeper(layer, parameters or SleepParameters(leak=0.9)))
+        layer = Synapses(f"w{number}", nn.Parameter(weight), shape=(pre,), mask=mask)
+        layers.append(make_layer(layer, parameters or SleepParameters(leak=0.9)))
     spikes = torch.rand(60, 20, generator=generator) < 0.15
     spikes[7:12] = False  # steps in which nobody below spikes
-    kind = sleepers[0].by_input.dtype
+    kind = layers[0].by_input.dtype
     steady = [np.full(size, 0.02 * (seed + 1), kind) if constants else 0.0 for size in sizes[1:]]
-    return SleepingChain(
-        sleepers,
+    return ChainState(
+        layers,
         SpikeTrain([spikes.numpy()]),
         [0.4 + 0.05 * seed, 0.3],
         [1.0, 0.8],
@@ -63,27 +63,27 @@ def chain(
     [{}, {"masked": True}, {"constants": True}, {"plastic": (True, False)}],
     ids=["dense", "masked", "biased", "frozen"],
 )
-def test_the_interpreter_dreams_the_same_dream(options):
+def test_the_interpreter_gives_the_same_night(options):
     biases = "current" if options.get("constants") else "zero-output"
     parameters = [
         SleepParameters(leak=0.9, increase=inc, decrease=0.002, biases=biases)
         for inc in (0.01, 0.03)
     ]
     expected = [chain(seed, own, **options) for seed, own in enumerate(parameters)]
-    diaries = [sleep_through([own], p, 60) for own, p in zip(expected, parameters, strict=True)]
+    diaries = [run_sleep([own], p, 60) for own, p in zip(expected, parameters, strict=True)]
     found = [chain(seed, own, **options) for seed, own in enumerate(parameters)]
-    before = found[0].sleepers[0].weight().copy()
-    counts = sleep_on_device(found, parameters, 60, "cpu")
+    before = found[0].layers[0].weight().copy()
+    counts = engine.run_batched(found, parameters, 60, "cpu")
     for ours, theirs, diary, count in zip(found, expected, diaries, counts, strict=True):
-        np.testing.assert_array_equal(np.stack(count, axis=1), diary.counts.numpy())
+        np.testing.assert_array_equal(count, diary.counts.numpy())
         assert diary.counts[:, 2].sum() > 0
-        for a, b in zip(ours.sleepers, theirs.sleepers, strict=True):
+        for a, b in zip(ours.layers, theirs.layers, strict=True):
             np.testing.assert_array_equal(a.weight(), b.weight())
         for a, b in zip(ours.membranes, theirs.membranes, strict=True):
             np.testing.assert_array_equal(a, b)
         for a, b in zip(ours.unit_counts, theirs.unit_counts, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(found[0].sleepers[0].weight(), before)
+    assert not np.array_equal(found[0].layers[0].weight(), before)
 
 
 @interpreted
@@ -96,14 +96,14 @@ def test_ensembles_sleep_in_one_launch(monkeypatch):
     mean = torch.rand(16, generator=torch.Generator().manual_seed(5))
     options = {"parameters": SleepParameters(steps=40), "seeds": [3, 4]}
     expected = sleep_replay_ensemble(one, mean, **options)
-    launches = []
+    launches, run_batched = [], engine.run_batched
 
     def on_device(*arguments):
         launches.append(arguments)
-        return sleep_on_device(*arguments)
+        return run_batched(*arguments)
 
-    monkeypatch.setattr(ensembles, "can_sleep_on_device", lambda *_: True)
-    monkeypatch.setattr(night_module, "sleep_on_device", on_device)
+    monkeypatch.setattr(engine, "can_run_batched", lambda *_: True)
+    monkeypatch.setattr(engine, "run_batched", on_device)
     found = sleep_replay_ensemble(other, mean, **options)
     assert len(launches) == 1
     for a, b in zip(found, expected, strict=True):
@@ -113,22 +113,24 @@ def test_ensembles_sleep_in_one_launch(monkeypatch):
 
 def test_only_alike_networks_sleep_together():
     chains, parameters = [chain(0), chain(1)], [SleepParameters(), SleepParameters()]
-    assert can_sleep_on_device(chains, parameters, "cuda")
-    assert not can_sleep_on_device(chains, parameters, "cpu")
-    assert not can_sleep_on_device([chain(0), chain(1, plastic=(True, False))], parameters, "cuda")
+    assert engine.can_run_batched(chains, parameters, "cuda")
+    assert not engine.can_run_batched(chains, parameters, "cpu")
+    assert not engine.can_run_batched(
+        [chain(0), chain(1, plastic=(True, False))], parameters, "cuda"
+    )
     for other in (SleepParameters(gate_width=0.1), SleepParameters(feedback=True)):
-        assert not can_sleep_on_device(chains, [parameters[0], other], "cuda")
+        assert not engine.can_run_batched(chains, [parameters[0], other], "cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_dreams_the_same_dream():
+def test_a_gpu_gives_the_same_night():
     expected, found = chain(0), chain(0)
     parameters = SleepParameters(leak=0.9)
-    diary = sleep_through([expected], parameters, 60)
-    same = sleep_through([found], parameters, 60, "cuda")
+    diary = run_sleep([expected], parameters, 60)
+    same = run_sleep([found], parameters, 60, "cuda")
     assert torch.equal(same.counts, diary.counts)
-    for a, b in zip(found.sleepers, expected.sleepers, strict=True):
+    for a, b in zip(found.layers, expected.layers, strict=True):
         np.testing.assert_array_equal(a.weight(), b.weight())
 
 
@@ -136,8 +138,8 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from continual_ep.sleep.gpu_night import LANES, TILE
-from continual_ep.sleep.triton_kernels import sleep_units
+from continual_ep.sleep.engines.triton import LANES, TILE
+from continual_ep.sleep.engines.triton_kernels import sleep_units
 
 types = dict.fromkeys(("weight", "mask", "membrane", "constant", "constants"), "*fp32")
 types |= dict.fromkeys(("starts", "active"), "*i64") | dict.fromkeys(("spiking", "spikes"), "*u8")

@@ -14,25 +14,22 @@ from torch import nn
 
 from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.sleep import PRESETS, SleepParameters, layer_gains, preset_named, sleep_replay
-from continual_ep.sleep import night as night_module
 from continual_ep.sleep.calibration import calibrated_thresholds
-from continual_ep.sleep.event_driven import (
-    can_sleep_layer_by_layer,
-    gate_limits,
-    sleep_layer_by_layer,
-)
-from continual_ep.sleep.layers import Chain, SleepLayer, chain_of_synapses
-from continual_ep.sleep.night import SleepingChain, SpikeTrain, sleep_through
+from continual_ep.sleep.chain import ChainState, SpikeTrain
+from continual_ep.sleep.engines import layerwise, stepwise
+from continual_ep.sleep.engines.layerwise import gate_limits
+from continual_ep.sleep.layers import Chain, chain_of_synapses
+from continual_ep.sleep.night import run_sleep
 from continual_ep.sleep.plasticity import gate
-from continual_ep.sleep.reference import falling_asleep, sleep_step
-from continual_ep.sleep.replay import night_generator
-from continual_ep.sleep.sleepers import sleeper, spikes_at
+from continual_ep.sleep.prepare import night_generator
+from continual_ep.sleep.reference import initial_state, sleep_step
+from continual_ep.sleep.simulation import make_layer, spikes_at
+from continual_ep.synapses import Synapses
 
 
 def layers_of(*weights):
     return [
-        SleepLayer(f"w{n}", nn.Parameter(w.clone()), shape=w.shape[1:])
-        for n, w in enumerate(weights)
+        Synapses(f"w{n}", nn.Parameter(w.clone()), shape=w.shape[1:]) for n, w in enumerate(weights)
     ]
 
 
@@ -40,9 +37,9 @@ def night(
     weights, spikes, parameters, thresholds, *, gains=None, constants=None, plastic=None, steps=None
 ):
     """Run the engine on given input spikes; the diary, the weights and the chain afterwards."""
-    sleepers = [sleeper(layer, parameters) for layer in layers_of(*weights)]
-    chain = SleepingChain(
-        sleepers,
+    layers = [make_layer(layer, parameters) for layer in layers_of(*weights)]
+    chain = ChainState(
+        layers,
         SpikeTrain([spikes.numpy().astype(bool)]),
         thresholds,
         gains or [1.0] * len(weights),
@@ -50,12 +47,12 @@ def night(
         plastic or [True] * len(weights),
         np.float64,
     )
-    diary = sleep_through([chain], parameters, steps or len(spikes))
-    return diary, [torch.from_numpy(s.weight().copy()) for s in sleepers], chain
+    diary = run_sleep([chain], parameters, steps or len(spikes))
+    return diary, [torch.from_numpy(s.weight().copy()) for s in layers], chain
 
 
 def reference(weights, spikes, parameters, thresholds, **options):
-    state, history = falling_asleep(weights), []
+    state, history = initial_state(weights), []
     options.setdefault("gains", [1.0] * len(weights))
     for row in spikes:
         state = sleep_step(state, row, parameters, thresholds=thresholds, **options)
@@ -80,7 +77,7 @@ def test_layer_by_layer_is_step_by_step(
     pytest.importorskip("numba")
     generator = torch.Generator().manual_seed(seed)
     layers = [
-        SleepLayer(
+        Synapses(
             f"w{n}",
             nn.Parameter(torch.randn(b, a, generator=generator).to(torch.float32) * 0.1),
             shape=(a,),
@@ -96,8 +93,8 @@ def test_layer_by_layer_is_step_by_step(
     )
 
     def chain():
-        return SleepingChain(
-            [sleeper(layer, parameters) for layer in layers],
+        return ChainState(
+            [make_layer(layer, parameters) for layer in layers],
             SpikeTrain([spikes[:70], spikes[70:]]),
             [threshold] * len(layers),
             [1.0, 1.7, 0.6][: len(layers)],
@@ -106,26 +103,22 @@ def test_layer_by_layer_is_step_by_step(
             dtype,
         )
 
-    stepwise, layered = chain(), chain()
-    counts = np.zeros((200, len(sizes)), np.int32)
-    night_module._sleep_step_by_step([stepwise], parameters, counts)
-    assert can_sleep_layer_by_layer(layered, parameters)
+    by_step, by_layer = chain(), chain()
+    counts = stepwise.run([by_step], parameters, 200)
+    assert layerwise.can_run([by_layer], parameters, "cpu")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = sleep_layer_by_layer(layered, parameters, 200)
+        layered = layerwise.run([by_layer], parameters, 200)
     finally:
         torch.set_num_threads(before)
-    np.testing.assert_array_equal(np.stack(found, axis=1), counts)
+    np.testing.assert_array_equal(layered, counts)
     # Two libraries' exponentials differ in the last bit of double precision, which single does not see.
     limit = 0.0 if dtype is np.float32 else 1e-12
     pairs = [
-        *(
-            (a.weight(), b.weight())
-            for a, b in zip(stepwise.sleepers, layered.sleepers, strict=True)
-        ),
-        *zip(stepwise.membranes, layered.membranes, strict=True),
-        *zip(stepwise.unit_counts, layered.unit_counts, strict=True),
+        *((a.weight(), b.weight()) for a, b in zip(by_step.layers, by_layer.layers, strict=True)),
+        *zip(by_step.membranes, by_layer.membranes, strict=True),
+        *zip(by_step.unit_counts, by_layer.unit_counts, strict=True),
     ]
     for one, other in pairs:
         np.testing.assert_allclose(one, other, rtol=0, atol=limit)
@@ -137,12 +130,12 @@ def test_layer_by_layer_is_step_by_step(
 def test_feedback_and_quiet_nights_go_step_by_step(parameters):
     spikes = torch.rand(10, 3) < 0.5
     _, _, chain = night([torch.rand(2, 3)], spikes, parameters, [0.5])
-    assert not can_sleep_layer_by_layer(chain, parameters)
+    assert not layerwise.can_run([chain], parameters, "cpu")
 
 
 def test_without_a_place_for_compiled_code_it_is_compiled_anew(monkeypatch):
     caching = pytest.importorskip("numba.core.caching")
-    from continual_ep.sleep.kernels import compiled
+    from continual_ep.sleep.engines.numba_kernels import compiled
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache"):
@@ -209,11 +202,11 @@ def test_feedback_arrives_one_step_later_through_the_transpose():
 def test_untied_feedback_weights_are_used_and_unchanged():
     layers = layers_of(torch.ones(2, 1), torch.ones(1, 2))
     own = torch.tensor([[0.25, -3.0]])
-    layer = SleepLayer("above", layers[1].weight, feedback=own, shape=(2,))
-    asleep = sleeper(layer, SleepParameters())
-    np.testing.assert_allclose(asleep.sent_back(np.array([0])), [0.25, -3.0])
+    layer = Synapses("above", layers[1].weight, feedback=own, shape=(2,))
+    asleep = make_layer(layer, SleepParameters())
+    np.testing.assert_allclose(asleep.feedback_current(np.array([0])), [0.25, -3.0])
     asleep.learn(np.array([0]), spikes_at(np.array([0]), 2))
-    np.testing.assert_allclose(asleep.sent_back(np.array([0])), [0.25, -3.0])
+    np.testing.assert_allclose(asleep.feedback_current(np.array([0])), [0.25, -3.0])
 
 
 @pytest.mark.parametrize("feedback", [False, True])
@@ -289,7 +282,7 @@ def test_the_diary_adds_up():
         assert relative == pytest.approx(change / float(old.norm()))
 
 
-def test_the_night_ends_when_nobody_fires_any_more():
+def test_night_ends_after_quiet_steps():
     weight = torch.ones(1, 1, dtype=torch.float64)
     spikes = torch.zeros(100, 1, dtype=torch.float64)
     spikes[:5] = 1.0
@@ -343,10 +336,10 @@ def test_calibration_hits_the_quantile_and_the_mean_of_the_strongest():
     parameters = SleepParameters(
         firing_rate=0.1, output_threshold=0.4, leak=0.0, calibration_steps=10
     )
-    sleepers = [sleeper(layer, parameters) for layer in layers_of(first, second)]
+    layers = [make_layer(layer, parameters) for layer in layers_of(first, second)]
     always = iter([spikes_at(np.array([0]), 1)] * 10)
     hidden, output = calibrated_thresholds(
-        sleepers, always, parameters, constants=[0.0, 0.0], output=True, dtype=np.float64
+        layers, always, parameters, constants=[0.0, 0.0], output=True, dtype=np.float64
     )
     assert 0.90 <= hidden <= 0.91
     # Ten units fire at each step, each brings 0.5: 0.4 times 5.
@@ -444,20 +437,18 @@ def test_biases_follow_the_chosen_option():
     assert current.thresholds[0] == pytest.approx(without.thresholds[0] + shift, rel=1e-5)
 
 
-def test_networks_that_name_their_synapses_are_believed():
+def test_synapses_method_lists_the_layers_first_to_last():
     first, second = nn.Parameter(torch.rand(5, 4)), nn.Parameter(torch.rand(3, 5))
 
-    class Layer:
-        def __init__(self, name, weight):
-            self.name, self.weight, self.bias = name, weight, None
-
-    chain = chain_of_synapses([Layer("a", first), Layer("b", second)])
+    chain = chain_of_synapses([Synapses("a", first), Synapses("b", second)])
     assert isinstance(chain, Chain)
     assert [layer.name for layer in chain.layers] == ["a", "b"]
     with pytest.raises(ConfigurationError, match="first to last"):
-        chain_of_synapses([Layer("b", second), Layer("a", first)])
+        chain_of_synapses([Synapses("b", second), Synapses("a", first)])
     with pytest.raises(ConfigurationError, match="empty"):
         chain_of_synapses([])
+    with pytest.raises(ConfigurationError, match="lists a Linear"):
+        chain_of_synapses([nn.Linear(4, 5)])
 
 
 def test_sleep_needs_no_avalanche():

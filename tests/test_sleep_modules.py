@@ -11,17 +11,17 @@ from continual_ep.errors import ConfigurationError, ContinualEPWarning, InputErr
 from continual_ep.networks import MRNN
 from continual_ep.sleep import SleepParameters, find_chains, sleep_replay
 from continual_ep.sleep.activity import ActivityMaxima
-from continual_ep.sleep.dreams import (
-    ClassDream,
-    MeanDream,
-    OwnDream,
+from continual_ep.sleep.replay_input import (
+    ClassReplayInput,
+    FunctionReplayInput,
+    MeanReplayInput,
     input_spikes,
-    masked,
     square_image,
+    with_mask,
 )
-from continual_ep.sleep.layers import Kernel, Relay, SleepLayer
-from continual_ep.sleep.sleepers import relayed, sleeper, spikes_at
+from continual_ep.sleep.simulation import make_layer, pooled, spikes_at
 from continual_ep.sleep.statistics import RunningMean
+from continual_ep.synapses import Kernel, Pooling, Synapses
 
 
 def names(model, x, forward=None):
@@ -47,13 +47,25 @@ def test_a_kernel_by_hand():
     weight = nn.Parameter(torch.tensor([0.5, -0.1], dtype=torch.float64).reshape(1, 2, 1, 1))
     kernel = Kernel((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
     constants = SleepParameters(increase=0.01, decrease=0.001)
-    asleep = sleeper(SleepLayer("k", weight, kernel=kernel, shape=(2, 2, 2)), constants)
+    asleep = make_layer(Synapses("k", weight, kernel=kernel, shape=(2, 2, 2)), constants)
     below = spikes_at(np.array([0, 1, 2, 4]), 8)
     np.testing.assert_allclose(asleep.current(below), [0.4, 0.5, 0.5, 0.0])
     asleep.learn(np.array([0, 1, 2]), below)
     # Of the three places that spike, map 1 was active at one and silent at two.
     expected = -0.1 + 2 * (0.01 / 3 - 0.001 * 2 / 3)
     np.testing.assert_allclose(asleep.weight().reshape(-1), [0.5, expected])
+
+
+def test_kernel_layers_unfold_their_input_once_per_step(monkeypatch):
+    weight, kernel = nn.Parameter(torch.rand(2, 1, 2, 2)), Kernel((2, 2), (1, 1), (0,) * 4, (1, 1))
+    layer = make_layer(Synapses("k", weight, kernel=kernel, shape=(1, 4, 4)), SleepParameters())
+    calls, unfold = [], layer._unfold
+    monkeypatch.setattr(layer, "_unfold", lambda below: calls.append(1) or unfold(below))
+    for inputs in ([0, 5], [5, 6]):
+        below = spikes_at(np.array(inputs), 16)
+        layer.current(below)
+        layer.learn(np.array([0, 3]), below)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -71,7 +83,7 @@ def test_the_current_of_a_convolution_is_torchs(options):
     conv = nn.Conv2d(2, 3, (2, 3), bias=False, dtype=torch.float64, **options)
     x = (torch.rand(1, 2, 7, 6) < 0.3).double()
     chains, _ = find_chains(conv, x)
-    asleep = sleeper(chains[0].layers[0], SleepParameters())
+    asleep = make_layer(chains[0].layers[0], SleepParameters())
     below = spikes_at(x.flatten().nonzero()[:, 0].numpy(), x.numel())
     np.testing.assert_allclose(
         asleep.current(below), conv(x).detach().flatten().numpy(), atol=1e-12
@@ -86,7 +98,7 @@ def test_a_kernel_over_the_whole_input_learns_like_a_dense_layer():
     below, fired = spikes_at(np.array([1, 5, 6]), 9), np.array([0, 2])
     results = []
     for module, x in ((conv, torch.zeros(1, 1, 3, 3)), (dense, torch.zeros(1, 9))):
-        asleep = sleeper(find_chains(module, x.double())[0][0].layers[0], SleepParameters())
+        asleep = make_layer(find_chains(module, x.double())[0][0].layers[0], SleepParameters())
         asleep.learn(fired, below)
         results.append(asleep.weight().reshape(4, 9))
     np.testing.assert_allclose(*results, atol=1e-15)
@@ -94,12 +106,12 @@ def test_a_kernel_over_the_whole_input_learns_like_a_dense_layer():
 
 def test_pooling_passes_on_the_or_and_the_mean_of_spikes():
     below = spikes_at(np.array([0, 5, 8]), 16)  # a 4 x 4 map; corners (0, 0), (1, 1), (2, 0)
-    most = relayed(below, (Relay(nn.MaxPool2d(2), (1, 4, 4)),), np.float64)
+    most = pooled(below, (Pooling(nn.MaxPool2d(2), (1, 4, 4)),), np.float64)
     np.testing.assert_allclose(most.dense(np.float64), [1, 0, 1, 0])
-    mean = relayed(below, (Relay(nn.AvgPool2d(2), (1, 4, 4)),), np.float64)
+    mean = pooled(below, (Pooling(nn.AvgPool2d(2), (1, 4, 4)),), np.float64)
     np.testing.assert_allclose(mean.dense(np.float64), [0.5, 0, 0.25, 0])
     weight = nn.Parameter(torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=torch.float64))
-    asleep = sleeper(SleepLayer("w", weight, shape=(4,)), SleepParameters())
+    asleep = make_layer(Synapses("w", weight, shape=(4,)), SleepParameters())
     np.testing.assert_allclose(asleep.current(mean), [0.5 + 4 * 0.25])
 
 
@@ -315,7 +327,7 @@ def test_the_largest_activations_are_those_of_the_relu():
     assert model.training
 
 
-# -- dreams ---------------------------------------------------------------------------------------------
+# -- replay input ----------------------------------------------------------------------------------------
 
 
 def test_square_images_are_recognised():
@@ -331,7 +343,7 @@ def test_square_images_are_recognised():
 @pytest.mark.parametrize(("shape", "side"), [((784,), 11), ((64,), 3), ((3, 32, 32), 13)])
 def test_a_window_shows_a_square_somewhere_in_all_channels(shape, side):
     channels, size, _ = square_image(shape)
-    dream = masked(MeanDream(torch.ones(int(np.prod(shape)))), shape, SleepParameters())
+    dream = with_mask(MeanReplayInput(torch.ones(int(np.prod(shape)))), shape, SleepParameters())
     shown = dream(300, torch.Generator().manual_seed(0)).reshape(300, channels, size, size)
     assert torch.equal(shown.sum((2, 3)), torch.full((300, channels), float(side**2)))
     assert bool(
@@ -347,13 +359,13 @@ def test_windows_need_square_images_of_enough_pixels():
         ((64,), 9, "wider than the image of 8"),
     ):
         with pytest.raises(ConfigurationError, match=match):
-            masked(MeanDream(torch.ones(shape)), shape, SleepParameters(window=window))
+            with_mask(MeanReplayInput(torch.ones(shape)), shape, SleepParameters(window=window))
 
 
 def test_input_spikes_come_at_the_rate_asked_for():
     rates = torch.tensor([0.0, 0.5, 1.0, 50.0, -1.0])
     spikes = input_spikes(
-        masked(MeanDream(rates), (5,), SleepParameters(subset=0.5)),
+        with_mask(MeanReplayInput(rates), (5,), SleepParameters(subset=0.5)),
         5,
         SleepParameters(max_rate=200.0),
         torch.Generator().manual_seed(0),
@@ -365,26 +377,26 @@ def test_input_spikes_come_at_the_rate_asked_for():
     assert not drawn[:, [0, 4]].any()
 
 
-def test_class_dreams_hold_their_class_across_calls():
-    dream, generator = ClassDream(torch.eye(3), hold=4), torch.Generator().manual_seed(0)
+def test_class_replay_holds_its_class_across_calls():
+    dream, generator = ClassReplayInput(torch.eye(3), hold=4), torch.Generator().manual_seed(0)
     drawn = torch.cat([dream(n, generator) for n in (3, 1, 6, 5, 105)]).argmax(1)
     segments = drawn.reshape(30, 4)
     assert bool((segments == segments[:, :1]).all())
     assert set(segments[:, 0].tolist()) == {0, 1, 2}
 
 
-def test_own_dreams_are_asked_step_by_step_and_checked():
+def test_functions_are_called_step_by_step_and_checked():
     asked = []
 
     def own(generator, step):
         asked.append(step)
         return torch.full((2, 2), float(step))
 
-    dream, generator = OwnDream(own, 4), torch.Generator()
+    dream, generator = FunctionReplayInput(own, 4), torch.Generator()
     rates = torch.cat([dream(2, generator), dream(3, generator)])
     assert asked == [0, 1, 2, 3, 4] and rates[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
     with pytest.raises(InputError, match="has 4 rates; the network has 9"):
-        OwnDream(own, 9)(1, generator)
+        FunctionReplayInput(own, 9)(1, generator)
 
 
 def test_nan_inputs_are_refused_before_they_reach_a_weight():

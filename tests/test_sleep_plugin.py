@@ -209,7 +209,7 @@ def test_nights_grow_and_keep_a_diary():
     assert plugin.diaries[0].layers == ("0.weight", "3.weight")
 
 
-def test_it_dreams_of_the_running_mean_of_all_inputs():
+def test_it_replays_the_running_mean_of_all_inputs():
     plugin = SleepReplay(steps=10)
     train(stream(2), plugin)
     torch.testing.assert_close(plugin.statistics.overall.mean, digits()[0][:400].double().mean(0))
@@ -227,7 +227,7 @@ def test_experience_and_class_means():
     torch.testing.assert_close(plugin.statistics.class_means(), expected)
 
 
-def test_own_dreams_drive_the_night():
+def test_functions_drive_the_night():
     silent = SleepReplay(steps=50, dreams=lambda generator, step: torch.zeros(64))
     spy = Spy()
     train(stream()[:1], silent, spy)
@@ -283,7 +283,7 @@ def test_the_state_continues_the_nights():
     train(experiences[2:], resumed)
     assert resumed.last_night.asked_steps == whole.last_night.asked_steps == round(50 * 2.5)
     assert torch.equal(resumed.statistics.class_means(), whole.statistics.class_means())
-    # The same night dreams the same spikes.
+    # The same night replays the same spikes.
     assert torch.equal(resumed.last_night.counts[:, 0], whole.last_night.counts[:, 0])
 
 
@@ -357,7 +357,7 @@ def test_unknown_layers_are_named_once():
     assert len([w for w in caught if w.category is ContinualEPWarning]) == 1
 
 
-def test_chains_of_their_own_dream_of_their_own_inputs():
+def test_separate_chains_replay_their_own_inputs():
     class Pooled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -381,7 +381,7 @@ def test_a_night_without_inputs_is_skipped_with_a_warning():
     plugin = SleepReplay(steps=10)
     strategy = train([], plugin)
     strategy.experience = stream(2)[0]
-    with pytest.warns(ContinualEPWarning, match="nothing to dream of"):
+    with pytest.warns(ContinualEPWarning, match="nothing to replay"):
         plugin.after_training_exp(strategy)
     assert plugin.last_night is None
 

@@ -14,8 +14,8 @@ from continual_ep.networks.mlp import MLP
 from continual_ep.networks.mrnn import MRNN
 from continual_ep.networks.recurrent import RecurrentModule, Settling
 from continual_ep.networks.sequence import SequenceRNN
-from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
+from continual_ep.synapses import Synapses
 
 #: Networks by name, for configurations.
 NETWORKS: dict[str, type[nn.Module]] = {

@@ -14,8 +14,8 @@ from continual_ep.learning.backprop import rule_for_layers
 from continual_ep.learning.feedforward import FeedforwardRule
 from continual_ep.networks.convolution import each_layer, image_shape
 from continual_ep.networks.layered import checked_values, per_layer
-from continual_ep.networks.synapses import Kernel, Synapses
 from continual_ep.relaxation.activations import FEEDFORWARD_ACTIVATIONS, activation_named
+from continual_ep.synapses import Kernel, Pooling, Synapses
 
 POOLS = ("none", "max", "average")
 
@@ -155,29 +155,22 @@ class CNN(nn.Module):
 
     def synapses(self) -> list[Synapses]:
         """The synapse layers, first to last, the readout included."""
-        found = []
+        layers = []
+        pooling: tuple[Pooling, ...] = ()
         for layer, weight in enumerate(self.weights):
             bias = self.biases[layer] if len(self.biases) else None
             if layer >= len(self._pools):
-                found.append(Synapses(f"weights.{layer}", weight, bias))
+                layers.append(Synapses(f"weights.{layer}", weight, bias, pooling=pooling))
+                pooling = ()
                 continue
             shape, size, pad = self._shapes[layer], weight.shape[-1], self._paddings[layer]
             sides = [side + 2 * pad - size + 1 for side in shape[1:]]
             kernel = Kernel((size, size), (1, 1), (pad,) * 4, (1, 1))
-            relay = partial(pooled, pool=self._pools[layer])
-            own = (weight.shape[0], *sides)
-            found.append(
-                Synapses(
-                    f"weights.{layer}",
-                    weight,
-                    bias,
-                    kernel=kernel,
-                    shape=shape,
-                    relay=relay,
-                    relay_shape=own,
-                )
-            )
-        return found
+            name = f"weights.{layer}"
+            layers.append(Synapses(name, weight, bias, kernel=kernel, shape=shape, pooling=pooling))
+            pool = partial(pooled, pool=self._pools[layer])
+            pooling = (Pooling(pool, (weight.shape[0], *sides)),)
+        return layers
 
     def extra_repr(self) -> str:
         return f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, learning={self.learning}"

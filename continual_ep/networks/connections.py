@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.networks.synapses import Synapses
+from continual_ep.synapses import Pooling, Synapses
 
 FEEDBACKS = ("tied", "untied", "random", "none")
 
@@ -138,6 +138,10 @@ class Connection(nn.Module):
 
         :param name: of this connection in the network's ``state_dict``.
         """
+
+    def pooling(self) -> tuple[Pooling, ...]:
+        """What the spikes of the units that this connection feeds pass through during sleep."""
+        return ()
 
 
 def uniform(

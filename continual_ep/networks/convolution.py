@@ -29,8 +29,8 @@ from continual_ep.networks.connections import (
     uniform,
 )
 from continual_ep.networks.graph import RecurrentNetwork
-from continual_ep.networks.synapses import Kernel, Synapses
 from continual_ep.relaxation import TimeSteps
+from continual_ep.synapses import Kernel, Pooling, Synapses
 
 POOLS = ("none", "max", "average", "soft")
 
@@ -200,24 +200,27 @@ class Convolution(Connection):
         return spread / size**2 if gates is None else spread * gates
 
     def synapses(self, name: str) -> Synapses:
-        """Asleep the positions before the pooling are the units that fire.
-
-        :raises ConfigurationError: before :meth:`target_shape` has been told the source.
-        """
-        if self._source is None:
-            raise ConfigurationError("a convolution on its own does not know its image")
-        targets, _, kernel, _ = self.weight.shape
-        sides = [side + 2 * self.padding - kernel + 1 for side in self._source[1:]]
-        pad = (self.padding,) * 4
+        """During sleep the positions before the pooling are the units that spike."""
+        kernel, pad = self.weight.shape[-1], (self.padding,) * 4
         return Synapses(
             f"{name}.weight",
             self.weight,
             self.bias,
             kernel=Kernel((kernel, kernel), (1, 1), pad, (1, 1)),
-            shape=self._source,
-            relay=self._pooled,
-            relay_shape=(targets, *sides),
+            shape=self._source_shape(),
         )
+
+    def pooling(self) -> tuple[Pooling, ...]:
+        kernel = self.weight.shape[-1]
+        sides = [side + 2 * self.padding - kernel + 1 for side in self._source_shape()[1:]]
+        return (Pooling(self._pooled, (self.weight.shape[0], *sides)),)
+
+    def _source_shape(self) -> tuple[int, ...]:
+        if self._source is None:
+            raise ConfigurationError(
+                "a convolution on its own does not know the shape of its image: use it in a network"
+            )
+        return self._source
 
 
 class ConvolutionalRNN(RecurrentNetwork):

@@ -24,8 +24,8 @@ from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.connections import Connection, Gates, Gradients, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import per_layer, validated_sizes
-from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation import TimeSteps
+from continual_ep.synapses import Pooling, Synapses
 
 SAMPLINGS = ("random", "soma-field", "branch-field")
 
@@ -260,15 +260,12 @@ class Dendritic(Connection):
         return found
 
     def synapses(self, name: str) -> Synapses:
-        """Asleep the branches are the units that fire; a soma passes on the mean of its branches."""
-        return Synapses(
-            f"{name}.weight",
-            self.weight,
-            self.bias,
-            mask=self.mask,
-            relay=self._mean_of_branches,
-            relay_shape=(self.targets * self.branches,),
-        )
+        """During sleep the branches are the units that spike."""
+        return Synapses(f"{name}.weight", self.weight, self.bias, mask=self.mask)
+
+    def pooling(self) -> tuple[Pooling, ...]:
+        """A soma passes on the mean of its branches."""
+        return (Pooling(self._mean_of_branches, (self.targets * self.branches,)),)
 
     def _mean_of_branches(self, spikes: Tensor) -> Tensor:
         return spikes.unflatten(-1, (-1, self.branches)).mean(-1)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +15,10 @@ from continual_ep.networks.clamped_graph import ClampedGraph
 from continual_ep.networks.connections import Connection
 from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.recurrent import RecurrentModule
-from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation import Relaxation
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.relaxation.time_steps import TimeSteps
+from continual_ep.synapses import Pooling, Synapses
 
 READOUTS = ("linear", "activated", "softmax")
 
@@ -196,17 +197,20 @@ class RecurrentNetwork(RecurrentModule):
     def synapses(self) -> list[Synapses]:
         """The synapse layers that lead from input to output one after the other, the readout included.
 
-        Connections that skip layers or lead back do not change asleep.
+        Connections that skip layers or lead back do not change during sleep.
         """
-        found = []
+        layers: list[Synapses] = []
+        pooling: tuple[Pooling, ...] = ()
         for number, (source, target, connection) in enumerate(self.links):
             if target == source + 1:
-                found.append(connection.synapses(f"connections.{number}"))
+                layer = connection.synapses(f"connections.{number}")
+                layers.append(replace(layer, pooling=pooling))
+                pooling = connection.pooling()
         if self.readout_layer is not None:
             parameters = dict(self.readout_layer.named_parameters())
             weight, bias = parameters["weight"], parameters.get("bias")
-            found.append(Synapses("readout_layer.weight", weight, bias))
-        return found
+            layers.append(Synapses("readout_layer.weight", weight, bias, pooling=pooling))
+        return layers
 
     def extra_repr(self) -> str:
         return (

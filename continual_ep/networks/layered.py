@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, InputError
-from continual_ep.networks.synapses import Synapses
+from continual_ep.synapses import Synapses
 
 
 class LayeredNetwork(nn.Module):

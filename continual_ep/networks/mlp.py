@@ -18,13 +18,13 @@ from continual_ep.networks.layered import (
     per_layer,
     validated_sizes,
 )
-from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation.activations import (
     FEEDFORWARD_ACTIVATIONS,
     Activation,
     Identity,
     activation_named,
 )
+from continual_ep.synapses import Synapses
 
 READOUTS = ("linear", "activated", "straight-through", "softmax")
 DROPOUT_RESCALES = ("training", "evaluation")

@@ -28,9 +28,9 @@ from continual_ep.networks.layered import (
     validated_sizes,
 )
 from continual_ep.networks.recurrent import RecurrentModule
-from continual_ep.networks.synapses import Synapses
 from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
+from continual_ep.synapses import Synapses
 
 READOUTS = ("linear", "activated", "softmax")
 FEEDBACKS = ("tied", "untied", "random")

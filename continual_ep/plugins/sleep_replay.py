@@ -17,17 +17,24 @@ from continual_ep.errors import CheckpointError, ConfigurationError
 from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.calibration import published_thresholds
 from continual_ep.sleep.diary import SleepDiary
-from continual_ep.sleep.dreams import ClassDream, Dream, MeanDream, OwnDream, masked, square_image
 from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
 from continual_ep.sleep.parameters import SleepParameters
-from continual_ep.sleep.presets import preset_named
-from continual_ep.sleep.replay import (
+from continual_ep.sleep.prepare import (
     night_generator,
-    sleep_chains,
+    prepare_chains,
     warn_no_inputs,
     warn_of_biases,
     warn_of_flat_inputs,
     warn_of_negative_inputs,
+)
+from continual_ep.sleep.presets import preset_named
+from continual_ep.sleep.replay_input import (
+    ClassReplayInput,
+    FunctionReplayInput,
+    MeanReplayInput,
+    ReplayInput,
+    square_image,
+    with_mask,
 )
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
 from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
@@ -73,7 +80,7 @@ class SleepReplay(SupervisedPlugin):
 
     :param exclude: names of layers whose weights stay as they are (they still pass spikes on);
         layers that do not require gradients stay as they are anyway.
-    :param hold: steps for which ``"class-means"`` dreams of the same class.
+    :param hold: steps for which ``"class-means"`` replays the same class.
     :param diary: keep a :class:`~continual_ep.sleep.SleepDiary` of each night in ``diaries``; the last
         one is always in ``last_night``.
     :param constants: any constant of :class:`~continual_ep.sleep.SleepParameters` in place of the
@@ -138,7 +145,9 @@ class SleepReplay(SupervisedPlugin):
         if not callable(self.dreams):
             twin.statistics.add(example)
             shape, features = twin._shape_of_inputs(experience)
-            masked(MeanDream(example[0].flatten()), shape, self.parameters, features=features)
+            with_mask(
+                MeanReplayInput(example[0].flatten()), shape, self.parameters, features=features
+            )
 
     # -- awake: gather statistics --------------------------------------------------------------------
 
@@ -182,7 +191,7 @@ class SleepReplay(SupervisedPlugin):
             hook.remove()
         self._hooks = []
 
-    # -- asleep ----------------------------------------------------------------------------------------
+    # -- sleep -----------------------------------------------------------------------------------------
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Sleep, if this is a night to sleep."""
@@ -229,7 +238,7 @@ class SleepReplay(SupervisedPlugin):
             parameter = next(strategy.model.parameters())
             chains = self._find_chains(strategy, parameter.new_zeros(2, *self.statistics.shape))
             self._remove_hooks()
-        # A chain whose inputs nobody has seen has nothing to dream of.
+        # A chain whose inputs have not been seen has nothing to replay.
         chains = [c for c in chains if c.source is None or self._inner_mean(c).count]
         plastic = plastic_layers(chains, self.exclude)
         self._warn(chains)
@@ -237,33 +246,33 @@ class SleepReplay(SupervisedPlugin):
         maxima = None
         if self.parameters.gain_scale is not None:
             maxima = self._activity_maxima(strategy, chains)
-        return sleep_chains(
+        return prepare_chains(
             chains,
-            [self._dream(chain, strategy) for chain in chains],
+            [self._replay_input(chain, strategy) for chain in chains],
             self.parameters,
             steps=self.parameters.night_steps(night),
             plastic=plastic,
             generators=[night_generator(self.seed, night, n) for n in range(len(chains))],
             activity_maxima=maxima,
-        )
+        ).run()
 
     def _inner_mean(self, chain: Chain) -> RunningMean:
         return self._inner.get(chain.layers[0].name, RunningMean())
 
-    def _dream(self, chain: Chain, strategy: Any) -> Dream:
+    def _replay_input(self, chain: Chain, strategy: Any) -> ReplayInput:
         if chain.source is not None:
-            return MeanDream(self._inner_mean(chain).mean)
+            return MeanReplayInput(self._inner_mean(chain).mean)
         if callable(self.dreams):
-            return OwnDream(self.dreams, chain.inputs)
-        dream: Dream
+            return FunctionReplayInput(self.dreams, chain.inputs)
+        replay: ReplayInput
         if self.dreams == "class-means":
-            dream = ClassDream(self.statistics.class_means(), self.hold)
+            replay = ClassReplayInput(self.statistics.class_means(), self.hold)
         elif self.dreams == "experience-mean" and self.statistics.experience.count:
-            dream = MeanDream(self.statistics.experience.mean)
+            replay = MeanReplayInput(self.statistics.experience.mean)
         else:
-            dream = MeanDream(self.statistics.overall.mean)
+            replay = MeanReplayInput(self.statistics.overall.mean)
         shape, features = self._shape_of_inputs(strategy.experience)
-        return masked(dream, shape, self.parameters, features=features)
+        return with_mask(replay, shape, self.parameters, features=features)
 
     def _shape_of_inputs(self, experience: Any) -> tuple[tuple[int, ...], bool]:
         """Shape of one input before it was flattened, and whether it is no image.

@@ -1,7 +1,7 @@
 r"""Thresholds and gains: how much current makes a unit spike.
 
-Two ways. *Calibrated*: a few steps of the dream without plasticity show how strong the currents are
-on the network at hand; the threshold of a hidden layer is the quantile of the currents at
+Two ways. *Calibrated*: a few steps of replay without plasticity show how strong the currents are on
+the network at hand; the threshold of a hidden layer is the quantile of the currents at
 ``1 - firing_rate``, that of the output layer ``output_threshold`` times the mean of the strongest
 current. *Published*: given thresholds, with gains from the weights and activations (below).
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from continual_ep.errors import ConfigurationError
 from continual_ep.sleep.layers import Chain
 from continual_ep.sleep.parameters import SleepParameters
-from continual_ep.sleep.sleepers import Signal, Sleeper, relayed, spikes_at
+from continual_ep.sleep.simulation import Signal, SimulatedLayer, pooled, spikes_at
 
 Array = NDArray[Any]
 
@@ -71,7 +71,7 @@ def published_thresholds(chains: Sequence[Chain], parameters: SleepParameters) -
 
 
 def calibrated_thresholds(
-    sleepers: Sequence[Sleeper],
+    layers: Sequence[SimulatedLayer],
     spikes: Iterator[Signal],
     parameters: SleepParameters,
     *,
@@ -86,15 +86,15 @@ def calibrated_thresholds(
     """
     signals = [next(spikes) for _ in range(parameters.calibration_steps)]
     thresholds = []
-    for layer, sleeper in enumerate(sleepers):
-        arriving = [relayed(signal, sleeper.relays, dtype) for signal in signals]
-        currents = np.stack([sleeper.current(signal) for signal in arriving]) + constants[layer]
-        if output and layer == len(sleepers) - 1:
+    for number, layer in enumerate(layers):
+        arriving = [pooled(signal, layer.pooling, dtype) for signal in signals]
+        currents = np.stack([layer.current(signal) for signal in arriving]) + constants[number]
+        if output and number == len(layers) - 1:
             threshold = parameters.output_threshold * _mean_strongest(currents)
         else:
             threshold = _quantile(currents, parameters.firing_rate)
         thresholds.append(threshold)
-        signals = _fired(currents, threshold, parameters.leak)
+        signals = _spikes_under(currents, threshold, parameters.leak)
     return thresholds
 
 
@@ -115,7 +115,7 @@ def _quantile(currents: Array, firing_rate: float) -> float:
     return float(np.median(exciting)) if len(exciting) else 1.0
 
 
-def _fired(currents: Array, threshold: float, leak: float) -> list[Signal]:
+def _spikes_under(currents: Array, threshold: float, leak: float) -> list[Signal]:
     """The spikes of a layer under ``currents``, without plasticity."""
     membrane = np.zeros_like(currents[0])
     signals = []
@@ -132,7 +132,7 @@ def bias_current(
 ) -> Array | float:
     """The constant current of a layer: its bias at the spike probability of an input of 1.
 
-    A bias is the weight from a unit whose activity is always 1; asleep, such a unit would spike
+    A bias is the weight from a unit whose activity is always 1; during sleep such a unit would spike
     with that probability, and this is its mean current.
     """
     if bias is None or parameters.biases != "current":

@@ -1,4 +1,4 @@
-"""The dream diary: what happened in a night."""
+"""The diary of a night: what happened."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ class SleepDiary:
     :param relative_change: the same, divided by the norm of the weight before.
     :param thresholds: of each layer; :param gains: of each layer's current.
     :param asked_steps: the length of the night that was planned.
-    :param quiet_steps: how long nobody has to fire for the spiking to count as died out.
+    :param quiet_steps: how long no unit may spike for the activity to count as died out.
     """
 
     layers: tuple[str, ...]
@@ -32,12 +32,12 @@ class SleepDiary:
 
     @property
     def steps(self) -> int:
-        """The steps that were slept."""
+        """The steps that were run."""
         return len(self.counts)
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the night ended because nobody fired any more."""
+        """Whether the night ended because no unit spiked any more."""
         return self.steps < self.asked_steps
 
     @property
@@ -47,7 +47,7 @@ class SleepDiary:
 
     @property
     def died_out(self) -> int | None:
-        """The first step from which nobody above the input fired any more; None: they still do.
+        """The first step from which no unit above the input spikes; None if units still do.
 
         Silence counts from ``quiet_steps`` steps on.
         """

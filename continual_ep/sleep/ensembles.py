@@ -1,21 +1,28 @@
-"""A night of all members of an ensemble, each with its own dreams."""
+"""A night of all members of an ensemble, each with its own replay input."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.networks.ensemble import Ensemble
 from continual_ep.sleep.diary import SleepDiary
-from continual_ep.sleep.gpu_night import can_sleep_on_device
-from continual_ep.sleep.night import sleep_together
+from continual_ep.sleep.engines import triton
+from continual_ep.sleep.night import run_batched
 from continual_ep.sleep.parameters import SleepParameters
-from continual_ep.sleep.replay import Asleep, model_asleep
+from continual_ep.sleep.prepare import PreparedSleep, prepare_model
+
+
+class HasMembers(Protocol):
+    """An ensemble, such as :class:`continual_ep.networks.Ensemble`."""
+
+    @property
+    def members(self) -> Sequence[nn.Module]:
+        """The members, whose parameters are those of the ensemble."""
 
 
 def sleep_replay_ensemble(
-    ensemble: Ensemble,
+    ensemble: HasMembers,
     mean_inputs: Tensor | Sequence[Tensor],
     parameters: SleepParameters | Sequence[SleepParameters] | None = None,
     *,
@@ -23,7 +30,7 @@ def sleep_replay_ensemble(
     night: int = 1,
     exclude: Sequence[str] = (),
 ) -> list[SleepDiary]:
-    """Put every member to sleep; each dreams what it would dream alone.
+    """Run a night of every member, each with the numbers of a night on its own.
 
     :param ensemble: changed in place.
     :param mean_inputs: of the inputs seen awake: one for all, ``(inputs,)``, or one for each member.
@@ -34,37 +41,37 @@ def sleep_replay_ensemble(
     :returns: the members' diaries.
     :raises ConfigurationError: another number of seeds, means or parameters than members.
     """
-    count = len(ensemble)
+    members = ensemble.members
     shared = isinstance(mean_inputs, Tensor) and mean_inputs.dim() == 1
-    means = _each(mean_inputs, count, "mean inputs", one=shared)
+    means = _each(mean_inputs, len(members), "mean inputs", one=shared)
     single = parameters is None or isinstance(parameters, SleepParameters)
-    constants = _each(parameters, count, "sleep parameters", one=single)
-    numbers = _each(seeds, count, "seeds", one=False)
-    asleep = [
-        model_asleep(
-            member, mean, own or SleepParameters(), seed=seed, night=night, exclude=exclude
+    constants = _each(parameters, len(members), "sleep parameters", one=single)
+    numbers = _each(seeds, len(members), "seeds", one=False)
+    prepared = [
+        prepare_model(
+            member, mean, one or SleepParameters(), seed=seed, night=night, exclude=exclude
         )
-        for member, mean, own, seed in zip(ensemble.members, means, constants, numbers, strict=True)
+        for member, mean, one, seed in zip(members, means, constants, numbers, strict=True)
     ]
-    return sleep_all(asleep)
+    return _run(prepared)
 
 
-def sleep_all(asleep: Sequence[Asleep]) -> list[SleepDiary]:
-    """The nights of models that have fallen asleep: in one launch on a GPU, else one after the other."""
-    chains = [model.sleeping[0] for model in asleep]
-    parameters = [model.parameters for model in asleep]
-    steps, device = asleep[0].steps, asleep[0].device
-    together = all(len(model.sleeping) == 1 and model.steps == steps for model in asleep)
-    if not (together and can_sleep_on_device(chains, parameters, device)):
-        return [model.sleep() for model in asleep]
-    diaries = sleep_together(chains, parameters, steps, device)
-    for model in asleep:
-        model.wake_up()
+def _run(prepared: Sequence[PreparedSleep]) -> list[SleepDiary]:
+    """The nights of all models: in one launch on a GPU, else one after the other."""
+    chains = [model.states[0] for model in prepared]
+    parameters = [model.parameters for model in prepared]
+    steps, device = prepared[0].steps, prepared[0].device
+    alike = all(len(model.states) == 1 and model.steps == steps for model in prepared)
+    if not (alike and triton.can_run_batched(chains, parameters, device)):
+        return [model.run() for model in prepared]
+    diaries = run_batched(chains, parameters, steps, device)
+    for model in prepared:
+        model.write_back()
     return diaries
 
 
 def _each(values: Any, count: int, what: str, *, one: bool) -> list[Any]:
-    found = [values] * count if one else list(values)
-    if len(found) != count:
-        raise ConfigurationError(f"{len(found)} {what} were given for {count} members")
-    return found
+    items = [values] * count if one else list(values)
+    if len(items) != count:
+        raise ConfigurationError(f"{len(items)} {what} were given for {count} members")
+    return items

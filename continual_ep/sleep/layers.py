@@ -1,50 +1,15 @@
-"""What sleep sees of a network: chains of synapse layers, and what lies between them."""
+"""What sleep sees of a network: chains of synapse layers."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.networks.synapses import Kernel
-
-
-class Relay(NamedTuple):
-    """A layer without synapses through which spikes pass: ``module`` maps shape to shape.
-
-    Maximum pooling of spikes is their OR; average pooling passes on a mean current.
-    """
-
-    module: Callable[[Tensor], Tensor]
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class SleepLayer:
-    """The synapses from one layer of units onto the next.
-
-    :param name: the weight's name in the model's ``state_dict``.
-    :param weight: ``(n_post, n_pre)``, or ``(channels, channels_pre, height, width)`` of a kernel.
-    :param bias: one per unit or channel, or None.
-    :param feedback: own weights of the current sent back, shaped like ``weight`` and used as its
-        transpose is; None where feedback is tied.
-    :param kernel: geometry of a convolution, else None.
-    :param relays: what lies between the previous layer's units (or the input) and these synapses.
-    :param shape: of the units below as these synapses see them, without batch.
-    :param mask: shaped like ``weight``, zero where there is no synapse; None where all exist.
-    """
-
-    name: str
-    weight: nn.Parameter
-    bias: nn.Parameter | None = None
-    feedback: Tensor | None = None
-    kernel: Kernel | None = None
-    relays: tuple[Relay, ...] = ()
-    shape: tuple[int, ...] = ()
-    mask: Tensor | None = None
+from continual_ep.synapses import Synapses
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,64 +17,42 @@ class Chain:
     """Layers that feed each other, first to last.
 
     :param source: None when the model's input feeds the first layer; else the module whose input,
-        as seen awake, is what this chain dreams of.
+        as seen awake, is what this chain replays.
     :param inputs: number of units below the first layer.
     """
 
-    layers: tuple[SleepLayer, ...]
+    layers: tuple[Synapses, ...]
     source: nn.Module | None
     inputs: int
 
 
-class SynapseLayer(Protocol):
-    """What a network's own ``synapses()`` has to return for each layer."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def weight(self) -> nn.Parameter: ...
-    @property
-    def bias(self) -> nn.Parameter | None: ...
-
-
-def chain_of_synapses(synapses: Iterable[SynapseLayer]) -> Chain:
+def chain_of_synapses(synapses: Iterable[Synapses]) -> Chain:
     """The chain of a network that names its synapse layers itself.
 
     :raises ConfigurationError: when there are none, or neighbours do not fit.
     """
-    layers: list[SleepLayer] = []
-    relays: tuple[Relay, ...] = ()
-    reaching = 0  # values that the layer below sends
-    for layer in synapses:
-        kernel: Kernel | None = getattr(layer, "kernel", None)
-        shape: tuple[int, ...] = getattr(layer, "shape", ()) or (layer.weight.shape[1],)
-        if layers and reaching != math.prod(shape):
-            raise ConfigurationError(
-                f"{layer.name} takes {math.prod(shape)} inputs, but {layers[-1].name} feeds it {reaching}: "
-                "synapses() must list the layers first to last"
-            )
-        layers.append(
-            SleepLayer(
-                layer.name,
-                layer.weight,
-                layer.bias,
-                getattr(layer, "feedback", None),
-                kernel=kernel,
-                relays=relays,
-                shape=shape,
-                mask=getattr(layer, "mask", None),
-            )
-        )
-        relays, reaching = (), layer.weight.shape[0]
-        passes: Callable[[Tensor], Tensor] | None = getattr(layer, "relay", None)
-        if passes is not None:
-            relay = Relay(passes, getattr(layer, "relay_shape"))  # noqa: B009 # not in the protocol
-            relays, reaching = (relay,), passes(torch.zeros(1, *relay.shape)).numel()
+    layers = tuple(synapses)
     if not layers:
         raise ConfigurationError(
-            "the network's synapses() is empty: there is nothing to put to sleep"
+            "the network's synapses() is empty: sleep needs at least one layer"
         )
-    return Chain(tuple(layers), None, math.prod(layers[0].shape))
+    for layer in layers:
+        if not isinstance(layer, Synapses):
+            raise ConfigurationError(
+                f"synapses() lists a {type(layer).__name__}: return continual_ep.synapses.Synapses"
+            )
+    for below, layer in pairwise(layers):
+        if below.kernel is not None and not layer.pooling:
+            continue  # the size of its map is known to the network alone
+        sent = below.weight.shape[0]  # units or, of a kernel, channels
+        for pooling in layer.pooling:
+            sent = pooling.module(torch.zeros(1, *pooling.shape)).numel()
+        if sent != math.prod(layer.shape):
+            raise ConfigurationError(
+                f"{layer.name} takes {math.prod(layer.shape)} inputs, but {below.name} feeds it "
+                f"{sent}: synapses() must list the layers first to last"
+            )
+    return Chain(layers, None, math.prod(layers[0].shape))
 
 
 def plastic_layers(chains: Sequence[Chain], exclude: Sequence[str]) -> frozenset[str]:

@@ -33,7 +33,7 @@ class SleepParameters:
     :param time_step: :math:`dt` in seconds.
     :param max_rate: :math:`R_{max}` in Hz; an input ``x`` spikes with probability
         :math:`\min(1, 2\,dt\,R_{max}\,x)` per step.
-    :param window: side in pixels of the random square window of an image that is dreamt at one
+    :param window: side in pixels of the random square window of an image that is replayed at one
         step; ``"auto"`` for 11/28 of the image's side, None for the whole image. It must be None
         or ``"auto"`` for inputs that are not square images.
     :param subset: for inputs that are not images (or with ``window=None``): the probability that
@@ -47,8 +47,8 @@ class SleepParameters:
         (over steps) of the strongest current.
     :param calibration_steps: steps without plasticity on which thresholds are calibrated.
     :param feedback: whether layers also get a current from the layer above.
-    :param biases: ``"zero-output"``: not used asleep, and the output's biases are zero afterwards;
-        ``"ignore"``: not used asleep and unchanged; ``"current"``: added to the current of each step.
+    :param biases: ``"zero-output"``: not used, and the output's biases are zero afterwards;
+        ``"ignore"``: not used and unchanged; ``"current"``: added to the current of each step.
     :param quiet_steps: the night ends when no unit above the input has fired for so many steps;
         None to sleep on.
     :raises ConfigurationError: for a value out of its range.

@@ -27,8 +27,8 @@ class SleepState(NamedTuple):
     spikes: tuple[Tensor, ...]
 
 
-def falling_asleep(weights: Sequence[Tensor]) -> SleepState:
-    """The state before the first step: membranes at zero, nobody has spiked."""
+def initial_state(weights: Sequence[Tensor]) -> SleepState:
+    """The state before the first step: membranes at zero, no unit has spiked."""
     silent = tuple(weight.new_zeros(weight.shape[0]) for weight in weights)
     return SleepState(tuple(weights), silent, silent)
 

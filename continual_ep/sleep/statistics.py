@@ -108,8 +108,8 @@ class InputStatistics:
             ) from error
         if (classes is None) != (self.classes is None):
             raise CheckpointError(
-                "the saved input statistics and this sleeper differ in keeping class means: give the "
-                "sleeper the same dreams= as when it was saved"
+                "the saved input statistics and these differ in keeping class means: use the same sleep "
+                "algorithm and the same dreams= as when they were saved"
             )
         self.shape = None if shape is None else tuple(shape)
         if classes is not None:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from continual_ep.errors import ConfigurationError, warn_user
-from continual_ep.networks.synapses import Kernel
-from continual_ep.sleep.layers import Chain, Relay, SleepLayer, chain_of_synapses
+from continual_ep.sleep.layers import Chain, chain_of_synapses
+from continual_ep.synapses import Kernel, Pooling, Synapses
 
 #: Modules without synapses that are applied to the spikes themselves.
-RELAYS = (
+POOLINGS = (
     nn.MaxPool1d,
     nn.MaxPool2d,
     nn.AdaptiveMaxPool2d,
@@ -40,7 +40,7 @@ def find_chains(
     A network with a method ``synapses()`` answers by itself. Any other model is run once on
     ``example`` in evaluation mode, without touching random streams. A layer joins the chain of the
     layer before it if its input is a function of that layer's output alone; where branches meet (a
-    residual sum, parallel layers) a chain of its own begins, which dreams of its input as seen awake.
+    residual sum, parallel layers) a chain of its own begins, which replays its input as seen awake.
 
     :param example: a batch of inputs; their values do not matter.
     :param forward: how to run the model on it, where calling it is not enough.
@@ -84,7 +84,7 @@ class _Walk:
         self.latest: Tensor | None = self.entry
         # Of the latest output, taken at once: an operation in place would hide what follows it.
         self.node: Node | None = self.entry.grad_fn
-        self.relays: list[Relay] = []
+        self.pooling: list[Pooling] = []
 
     def run(self, forward: Callable[[Tensor], Any]) -> None:
         training = {module: module.training for module in self.names}
@@ -128,8 +128,8 @@ class _Walk:
 
     def _passes(self, module: nn.Module, incoming: Tensor, outgoing: Tensor) -> bool:
         """Whether spikes pass through a module that does not sleep."""
-        if isinstance(module, RELAYS):
-            self.relays.append(Relay(module, tuple(incoming.shape[1:])))
+        if isinstance(module, POOLINGS):
+            self.pooling.append(Pooling(module, tuple(incoming.shape[1:])))
             return True
         return _units(outgoing) == _units(incoming)
 
@@ -147,9 +147,9 @@ class _Walk:
         return all(address != tensor.data_ptr() for tensor in self.tensors[:-2])
 
     def _add_layer(self, module: nn.Module, incoming: Tensor, follows: bool) -> None:
-        relays = tuple(self.relays) if follows else ()
-        layers = self._layers_of(module, incoming, relays)
-        self.relays = []
+        pooling = tuple(self.pooling) if follows else ()
+        layers = self._layers_of(module, incoming, pooling)
+        self.pooling = []
         if follows and self.chains:
             last = self.chains.pop()
             self.chains.append(Chain((*last.layers, *layers), last.source, last.inputs))
@@ -159,19 +159,19 @@ class _Walk:
             self.chains.append(Chain(layers, module, _units(incoming)))
 
     def _layers_of(
-        self, module: nn.Module, incoming: Tensor, relays: tuple[Relay, ...]
-    ) -> tuple[SleepLayer, ...]:
+        self, module: nn.Module, incoming: Tensor, pooling: tuple[Pooling, ...]
+    ) -> tuple[Synapses, ...]:
         name = self.names[module]
         if names_its_synapses(module):
             own = chain_of_synapses(module.synapses()).layers  # type: ignore[operator]
             named = [replace(layer, name=f"{name}.{layer.name}") for layer in own]
-            return (replace(named[0], relays=relays), *named[1:])
-        layer = SleepLayer(
+            return (replace(named[0], pooling=pooling), *named[1:])
+        layer = Synapses(
             f"{name}.weight" if name else "weight",
             module.weight,  # type: ignore[arg-type]
             module.bias,  # type: ignore[arg-type]
             kernel=_kernel(module) if isinstance(module, nn.Conv2d) else None,
-            relays=relays,
+            pooling=pooling,
             shape=tuple(incoming.shape[1:]),
         )
         return (layer,)

@@ -1,15 +1,14 @@
 """Sleep replay of a model, from a mean input to changed weights: all parts put together."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, InputError, warn_user
+from continual_ep.seeding import generator_from
 from continual_ep.sleep.calibration import (
     bias_current,
     calibrated_thresholds,
@@ -17,19 +16,19 @@ from continual_ep.sleep.calibration import (
     published_thresholds,
     weight_maxima,
 )
+from continual_ep.sleep.chain import ChainState, SpikeTrain
 from continual_ep.sleep.diary import SleepDiary
-from continual_ep.sleep.dreams import Dream, MeanDream, input_spikes, masked
 from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
-from continual_ep.sleep.night import SleepingChain, SpikeTrain, sleep_through
+from continual_ep.sleep.night import run_sleep
 from continual_ep.sleep.parameters import SleepParameters
-from continual_ep.sleep.sleepers import KernelSleeper, Sleeper, sleeper
+from continual_ep.sleep.replay_input import MeanReplayInput, ReplayInput, input_spikes, with_mask
+from continual_ep.sleep.simulation import make_layer
 from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
 
 
 def night_generator(seed: int, night: int, chain: int = 0) -> torch.Generator:
-    """The generator of one night: apart from torch's global one, and another for every night."""
-    digest = hashlib.sha256(f"sleep/{seed}/{night}/{chain}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    """The generator of one chain in one night; torch's global generator is left alone."""
+    return generator_from(f"sleep/{seed}/{night}/{chain}")
 
 
 def sleep_replay(
@@ -42,7 +41,7 @@ def sleep_replay(
     exclude: Sequence[str] = (),
     activity_maxima: Sequence[float] | None = None,
 ) -> SleepDiary:
-    """Put a model to sleep for one night, without Avalanche.
+    """Run one night of sleep replay consolidation on a model, without Avalanche.
 
     :param model: changed in place.
     :param mean_input: the mean of the inputs seen awake, in the shape of one input.
@@ -54,7 +53,7 @@ def sleep_replay(
     :raises ConfigurationError: when the model has no layer that can sleep, or a constant misfits.
     :raises InputError: for a mean input with NaN or infinite values.
     """
-    asleep = model_asleep(
+    return prepare_model(
         model,
         mean_input,
         parameters or SleepParameters(),
@@ -62,41 +61,40 @@ def sleep_replay(
         night=night,
         exclude=exclude,
         activity_maxima=activity_maxima,
-    )
-    return asleep.sleep()
+    ).run()
 
 
 @dataclass(frozen=True)
-class Asleep:
-    """Chains of a model that have fallen asleep.
+class PreparedSleep:
+    """Chains of a model with all that a night needs.
 
-    :param chains: of the model; :param sleeping: the same, asleep.
-    :param steps: of the night to come.
+    :param chains: of the model; :param states: their simulations.
+    :param steps: of the night.
     :param plastic: names of the layers that change.
     """
 
     chains: Sequence[Chain]
-    sleeping: list[SleepingChain]
+    states: list[ChainState]
     parameters: SleepParameters
     steps: int
     plastic: frozenset[str]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are when awake."""
+        """Where the model's weights are."""
         return self.chains[0].layers[0].weight.device
 
-    def sleep(self) -> SleepDiary:
-        """The whole night, and waking up."""
-        diary = sleep_through(self.sleeping, self.parameters, self.steps, self.device)
-        self.wake_up()
+    def run(self) -> SleepDiary:
+        """Run the night and write the changed weights to the model."""
+        diary = run_sleep(self.states, self.parameters, self.steps, self.device)
+        self.write_back()
         return diary
 
-    def wake_up(self) -> None:
-        """Write the changed weights back; frozen and excluded ones are not even rewritten."""
+    def write_back(self) -> None:
+        """Write the changed weights to the model; frozen and excluded ones are not even rewritten."""
         with torch.no_grad():
-            for chain, asleep in zip(self.chains, self.sleeping, strict=True):
-                for layer, changed in zip(chain.layers, asleep.sleepers, strict=True):
+            for chain, state in zip(self.chains, self.states, strict=True):
+                for layer, changed in zip(chain.layers, state.layers, strict=True):
                     if layer.name in self.plastic:
                         weight = torch.from_numpy(np.ascontiguousarray(changed.weight()))
                         layer.weight.copy_(weight)
@@ -109,7 +107,7 @@ class Asleep:
                 output.bias.zero_()
 
 
-def model_asleep(
+def prepare_model(
     model: nn.Module,
     mean_input: Tensor,
     parameters: SleepParameters,
@@ -118,8 +116,8 @@ def model_asleep(
     night: int,
     exclude: Sequence[str] = (),
     activity_maxima: Sequence[float] | None = None,
-) -> Asleep:
-    """A model that has fallen asleep, see :func:`sleep_replay`."""
+) -> PreparedSleep:
+    """Prepare a night of a model, see :func:`sleep_replay`."""
     parameter = next(model.parameters(), mean_input)
     example = mean_input.to(parameter.device, parameter.dtype).expand(2, *mean_input.shape)
     chains, unknown = find_chains(model, example)
@@ -129,10 +127,10 @@ def model_asleep(
             "the model falls into several chains of layers, each with inputs of its own: use the "
             "SleepReplay plugin, which gathers their statistics"
         )
-    dream = masked(MeanDream(mean_input.flatten()), tuple(mean_input.shape), parameters)
-    return chains_asleep(
+    replay = with_mask(MeanReplayInput(mean_input.flatten()), tuple(mean_input.shape), parameters)
+    return prepare_chains(
         chains,
-        [dream],
+        [replay],
         parameters,
         steps=parameters.night_steps(night),
         plastic=plastic_layers(chains, exclude),
@@ -141,98 +139,71 @@ def model_asleep(
     )
 
 
-def sleep_chains(
+def prepare_chains(
     chains: Sequence[Chain],
-    dreams: Sequence[Dream],
+    inputs: Sequence[ReplayInput],
     parameters: SleepParameters,
     *,
     steps: int,
     plastic: frozenset[str],
     generators: Sequence[torch.Generator],
     activity_maxima: Sequence[Sequence[float]] | None = None,
-) -> SleepDiary:
-    """One night of all chains; the weights named in ``plastic`` change in place.
+) -> PreparedSleep:
+    """Prepare a night of all chains; the weights named in ``plastic`` will change in place.
 
-    :param dreams: one per chain; likewise ``generators``.
+    :param inputs: what each chain replays; likewise ``generators``.
     :param activity_maxima: by chain and layer, for published gains.
     :raises InputError: when the published gains are asked for without ``activity_maxima``.
     """
-    return chains_asleep(
-        chains,
-        dreams,
-        parameters,
-        steps=steps,
-        plastic=plastic,
-        generators=generators,
-        activity_maxima=activity_maxima,
-    ).sleep()
-
-
-def chains_asleep(
-    chains: Sequence[Chain],
-    dreams: Sequence[Dream],
-    parameters: SleepParameters,
-    *,
-    steps: int,
-    plastic: frozenset[str],
-    generators: Sequence[torch.Generator],
-    activity_maxima: Sequence[Sequence[float]] | None = None,
-) -> Asleep:
-    """Chains that have fallen asleep, see :func:`sleep_chains`."""
     if parameters.gain_scale is not None and activity_maxima is None:
         raise InputError(
             "the published gains need the largest activation of each layer: give activity_maxima"
         )
-    given = None if parameters.thresholds is None else published_thresholds(chains, parameters)
-    sleeping = []
+    published = None if parameters.thresholds is None else published_thresholds(chains, parameters)
+    states = []
     for number, chain in enumerate(chains):
-        maxima = None if activity_maxima is None else activity_maxima[number]
-        spikes = input_spikes(dreams[number], chain.inputs, parameters, generators[number])
-        sleeping.append(
-            _falling_asleep(
+        spikes = input_spikes(inputs[number], chain.inputs, parameters, generators[number])
+        states.append(
+            _prepare_chain(
                 chain,
                 SpikeTrain(spikes),
                 parameters,
-                thresholds=None if given is None else given[number],
-                maxima=maxima,
+                thresholds=None if published is None else published[number],
+                maxima=None if activity_maxima is None else activity_maxima[number],
                 plastic=plastic,
                 output=number == len(chains) - 1,
             )
         )
-    return Asleep(chains, sleeping, parameters, steps, plastic)
+    return PreparedSleep(chains, states, parameters, steps, plastic)
 
 
-def _falling_asleep(
+def _prepare_chain(
     chain: Chain,
-    spikes: Any,
+    spikes: SpikeTrain,
     parameters: SleepParameters,
     *,
     thresholds: Sequence[float] | None,
     maxima: Sequence[float] | None,
     plastic: frozenset[str],
     output: bool,
-) -> SleepingChain:
-    sleepers = [sleeper(layer, parameters) for layer in chain.layers]
-    dtype = sleepers[0].weight().dtype
+) -> ChainState:
+    layers = [make_layer(layer, parameters) for layer in chain.layers]
+    dtype = layers[0].weight().dtype
     constants = [
-        bias_current(layer.bias, parameters, _positions(asleep))
-        for layer, asleep in zip(chain.layers, sleepers, strict=True)
+        bias_current(layer.bias, parameters, simulated.positions)
+        for layer, simulated in zip(chain.layers, layers, strict=True)
     ]
-    gains = [1.0] * len(sleepers)
+    gains = [1.0] * len(layers)
     if parameters.gain_scale is not None and maxima is not None:
         gains = layer_gains(weight_maxima(chain), maxima, parameters.gain_scale)
     if thresholds is None:
         thresholds = calibrated_thresholds(
-            sleepers, spikes, parameters, constants=constants, output=output, dtype=dtype
+            layers, spikes, parameters, constants=constants, output=output, dtype=dtype
         )
         # Calibrated on the currents themselves, so that gains would only cancel.
-        gains = [1.0] * len(sleepers)
-    names = [layer.name in plastic for layer in chain.layers]
-    return SleepingChain(sleepers, spikes, thresholds, gains, constants, names, dtype)
-
-
-def _positions(asleep: Sleeper) -> int:
-    return asleep.positions if isinstance(asleep, KernelSleeper) else 1
+        gains = [1.0] * len(layers)
+    changing = [layer.name in plastic for layer in chain.layers]
+    return ChainState(layers, spikes, thresholds, gains, constants, changing, dtype)
 
 
 def warn_of_biases(chains: Sequence[Chain], parameters: SleepParameters) -> None:
@@ -255,15 +226,13 @@ def warn_of_negative_inputs(mean: Tensor) -> None:
 
 
 def warn_of_flat_inputs(count: int) -> None:
-    """The warning where flat inputs are dreamt of as images because their number is a square."""
+    """The warning where flat inputs are replayed as images because their number is a square."""
     warn_user(
-        f"flat inputs of {count} values are taken for square images and dreamt of through a window: if "
+        f"flat inputs of {count} values are taken for square images and replayed through a window: if "
         "they are features say window=None; if they are images name the window in pixels"
     )
 
 
 def warn_no_inputs() -> None:
-    """The warning for a night with nothing to dream of."""
-    warn_user(
-        "no inputs have been seen yet, so there is nothing to dream of: this night is skipped"
-    )
+    """The warning for a night with nothing to replay."""
+    warn_user("no inputs have been seen yet, so there is nothing to replay: this night is skipped")

@@ -1,7 +1,7 @@
 """The inner loops of a night for a GPU, in Triton. Imported only where Triton is installed.
 
-The arithmetic is that of :mod:`continual_ep.sleep.kernels` in the same order: the same spikes, the same
-weights. Not yet measured on a GPU.
+The arithmetic is that of :mod:`continual_ep.sleep.engines.numba_kernels` in the same order, so that
+spikes and weights are the same. Not yet measured on a GPU.
 """
 
 import triton
@@ -63,7 +63,7 @@ def sleep_units(  # type: ignore[no-untyped-def] # Triton reads annotations as t
         begin = end
         end = tl.load(starts + step + 1)
         if begin < end:
-            # One after the other, as on the CPU: sums in another order would dream another dream.
+            # In order, as on the CPU: sums in another order would give other spikes.
             current = tl.zeros_like(charge)
             for place in range(begin, end):
                 source = tl.load(active + place)

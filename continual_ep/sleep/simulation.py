@@ -1,7 +1,7 @@
-"""Layers asleep: private copies of weights that turn the spikes below into spikes and change.
+"""Simulated layers: private copies of weights that turn the spikes below into currents and change.
 
-They live on the CPU whatever the device of the model: a night is thousands of tiny steps in which
-nearly nobody fires, and only the synapses of those who do are touched. numpy's small operations
+They live on the CPU whatever the device of the model: a night is thousands of small steps in which
+few units spike, and only the synapses of those units are read or written. NumPy's small operations
 cost a fraction of torch's.
 """
 
@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from continual_ep.networks.synapses import Kernel
-from continual_ep.sleep.layers import Relay, SleepLayer
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.plasticity import weight_change
+from continual_ep.synapses import Kernel, Pooling, Synapses
 
 Array = NDArray[Any]
 
@@ -43,92 +42,105 @@ def spikes_at(active: Array, size: int) -> Signal:
     return Signal(active, None, size)
 
 
-class Sleeper(Protocol):
-    """A layer asleep."""
+class SimulatedLayer(Protocol):
+    """A layer during a night.
+
+    :param positions: places at which a kernel is applied; 1 for all-to-all layers.
+    :param by_input: weights ``(inputs, units)`` of an all-to-all layer, which engines may change in
+        place; None for layers of another kind.
+    :param mask_by_input: likewise, zero where there is no synapse; None where all exist.
+    """
 
     name: str
     units: int
-    relays: tuple[Relay, ...]
+    positions: int
+    pooling: tuple[Pooling, ...]
+    by_input: Array | None
+    mask_by_input: Array | None
 
     def current(self, below: Signal) -> Array:
         """The current onto each unit, shape ``(units,)``."""
 
     def learn(self, fired: Array, below: Signal) -> None:
-        """Change the synapses of the units that fired."""
+        """Change the synapses of the units that spiked."""
 
-    def sent_back(self, fired: Array) -> Array | None:
-        """The current onto the layer below from the units that fired, ``(n_pre,)``; None: none."""
+    def feedback_current(self, fired: Array) -> Array | None:
+        """The current onto the layer below from the units that spiked, ``(n_pre,)``; None: none."""
 
     def weight(self) -> Array:
         """The weight, in the shape of the model's."""
 
 
-class DenseSleeper:
-    """All-to-all synapses, kept by columns: adding up the few active inputs reads few cache lines."""
+class DenseLayer:
+    """All-to-all synapses, stored by columns: adding up the few active inputs reads few cache lines."""
 
-    relays: tuple[Relay, ...]
+    positions = 1
 
-    def __init__(self, layer: SleepLayer, parameters: SleepParameters) -> None:
-        self.name, self.relays = layer.name, layer.relays
+    def __init__(self, layer: Synapses, parameters: SleepParameters) -> None:
+        self.name, self.pooling = layer.name, layer.pooling
         weight = _as_array(layer.weight)
         self.units, self._inputs = weight.shape
-        self.by_input = np.ascontiguousarray(weight.T)
+        self._columns = np.ascontiguousarray(weight.T)
+        self.by_input: Array | None = self._columns
         self.mask_by_input = None if layer.mask is None else _as_array(layer.mask).T
         if self.mask_by_input is not None:
-            self.by_input *= self.mask_by_input
+            self._columns *= self.mask_by_input
         self._feedback = None if layer.feedback is None else _as_array(layer.feedback)
         self._parameters = parameters
 
     def current(self, below: Signal) -> Array:
-        rows = self.by_input[below.active]
+        rows = self._columns[below.active]
         if below.values is not None:
             current: Array = below.values @ rows
         elif self.units == 1 and len(rows):
-            # One after the other, as for more units: a single column NumPy would sum by pairs.
+            # In order, as for more units: NumPy would sum a single column pairwise.
             current = rows.cumsum(0)[-1]
         else:
             current = rows.sum(0)
         return current
 
     def learn(self, fired: Array, below: Signal) -> None:
-        share = np.zeros((self._inputs, 1), self.by_input.dtype)
+        share = np.zeros((self._inputs, 1), self._columns.dtype)
         share[below.active] = 1.0
-        weight = self.by_input[:, fired]
+        weight = self._columns[:, fired]
         change = weight_change(weight, share, self._parameters)
         if self.mask_by_input is not None:
             change *= self.mask_by_input[:, fired]
-        self.by_input[:, fired] = weight + change
+        self._columns[:, fired] = weight + change
 
-    def sent_back(self, fired: Array) -> Array | None:
+    def feedback_current(self, fired: Array) -> Array | None:
         if self._feedback is not None:
             current: Array = self._feedback[fired].sum(0)
         else:
-            current = self.by_input[:, fired].sum(1)
+            current = self._columns[:, fired].sum(1)
         return current
 
     def weight(self) -> Array:
-        return self.by_input.T
+        return self._columns.T
 
 
-class KernelSleeper:
+class KernelLayer:
     """A convolution: spikes are maps, and a kernel changes by the mean over its spiking positions.
 
-    So one step changes a weight by at most as much as in a dense layer, however many positions
+    So one step changes a weight by at most as much as in an all-to-all layer, however many positions
     spike. This is our choice; the published algorithm has no convolutions.
     """
 
-    relays: tuple[Relay, ...]
+    by_input: Array | None = None
+    mask_by_input: Array | None = None
 
-    def __init__(self, layer: SleepLayer, kernel: Kernel, parameters: SleepParameters) -> None:
-        self.name, self.relays = layer.name, layer.relays
+    def __init__(self, layer: Synapses, kernel: Kernel, parameters: SleepParameters) -> None:
+        self.name, self.pooling = layer.name, layer.pooling
         weight = _as_array(layer.weight)
         self._shape, self._kernel, self._map = weight.shape, kernel, layer.shape
         self._weight = weight.reshape(weight.shape[0], -1).copy()
         self._parameters = parameters
-        self.positions = self._patches(np.zeros(layer.shape, weight.dtype)).shape[1]
+        # The latest input and its patches: a step needs them for the currents and for the changes.
+        self._latest: tuple[Signal, Array] | None = None
+        self.positions = self._unfold(np.zeros(layer.shape, weight.dtype)).shape[1]
         self.units = weight.shape[0] * self.positions
 
-    def _patches(self, below: Array) -> Array:
+    def _unfold(self, below: Array) -> Array:
         """The inputs of each position, ``(inputs per position, positions)``."""
         spikes = torch.from_numpy(below.reshape(1, *self._map))
         padded = torch.nn.functional.pad(spikes, self._kernel.padding)
@@ -137,41 +149,46 @@ class KernelSleeper:
         )[0].numpy()
         return patches
 
+    def _patches(self, below: Signal) -> Array:
+        if self._latest is None or self._latest[0] is not below:
+            self._latest = below, self._unfold(below.dense(self._weight.dtype))
+        return self._latest[1]
+
     def current(self, below: Signal) -> Array:
         if not len(below.active):
             return np.zeros(self.units, self._weight.dtype)
-        product: Array = self._weight @ self._patches(below.dense(self._weight.dtype))
+        product: Array = self._weight @ self._patches(below)
         return product.reshape(-1)
 
     def learn(self, fired: Array, below: Signal) -> None:
-        active = (self._patches(below.dense(self._weight.dtype)) > 0).astype(self._weight.dtype)
+        active = (self._patches(below) > 0).astype(self._weight.dtype)
         channels, row = np.unique(fired // self.positions, return_inverse=True)
         spikes = np.zeros((len(channels), self.positions), self._weight.dtype)
         spikes[row, fired % self.positions] = 1.0
         share = (spikes @ active.T) / spikes.sum(1, keepdims=True)
         self._weight[channels] += weight_change(self._weight[channels], share, self._parameters)
 
-    def sent_back(self, fired: Array) -> Array | None:
+    def feedback_current(self, fired: Array) -> Array | None:
         return None
 
     def weight(self) -> Array:
         return self._weight.reshape(self._shape)
 
 
-def sleeper(layer: SleepLayer, parameters: SleepParameters) -> Sleeper:
-    """A private copy of ``layer``, ready for a night."""
+def make_layer(layer: Synapses, parameters: SleepParameters) -> SimulatedLayer:
+    """A private copy of ``layer`` for a night."""
     if layer.kernel is not None:
-        return KernelSleeper(layer, layer.kernel, parameters)
-    return DenseSleeper(layer, parameters)
+        return KernelLayer(layer, layer.kernel, parameters)
+    return DenseLayer(layer, parameters)
 
 
-def relayed(signal: Signal, relays: tuple[Relay, ...], dtype: Any) -> Signal:
+def pooled(signal: Signal, pooling: tuple[Pooling, ...], dtype: Any) -> Signal:
     """``signal`` after the pooling layers between two synapse layers."""
-    if not relays:
+    if not pooling:
         return signal
     flow = torch.from_numpy(signal.dense(dtype))
-    for relay in relays:
-        flow = relay.module(flow.reshape(1, *relay.shape))[0]
+    for layer in pooling:
+        flow = layer.module(flow.reshape(1, *layer.shape))[0]
     vector = flow.numpy().reshape(-1)
     active = np.flatnonzero(vector)
     return Signal(active, vector[active], len(vector))

@@ -1,4 +1,4 @@
-"""What the sleeper dreams of: rates of the input units, step by step."""
+"""Replay input: the rates of the input units at each step of a night."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ CHUNK = 1 << 18
 WINDOW_FRACTION = 11 / 28
 
 
-class Dream(Protocol):
-    """Rates for the next ``steps`` steps, shape ``(steps, n)``, not negative."""
+class ReplayInput(Protocol):
+    """Rates of the input units for the next ``steps`` steps, shape ``(steps, n)``, not negative."""
 
     def __call__(self, steps: int, generator: torch.Generator) -> Tensor: ...
 
 
-class MeanDream:
+class MeanReplayInput:
     """The same mean input at every step.
 
     :param mean: shape ``(n,)``; negative values count as zero.
@@ -38,7 +38,7 @@ class MeanDream:
         return self._rates.expand(steps, -1)
 
 
-class ClassDream:
+class ClassReplayInput:
     """The mean of a class drawn anew every ``hold`` steps, each class being as likely.
 
     :param means: shape ``(classes, n)``.
@@ -60,7 +60,7 @@ class ClassDream:
         return self._rates[drawn[segment]]
 
 
-class OwnDream:
+class FunctionReplayInput:
     """Rates from the user's ``function(generator, step)``, of any shape with ``n`` values.
 
     :raises InputError: when it returns another number of values.
@@ -75,7 +75,7 @@ class OwnDream:
             rates = torch.as_tensor(self._function(generator, self._step)).detach().flatten()
             if rates.numel() != self._inputs:
                 raise InputError(
-                    f"the dream of step {self._step} has {rates.numel()} rates; the network has "
+                    f"the replay input of step {self._step} has {rates.numel()} rates; the network has "
                     f"{self._inputs} inputs"
                 )
             rows.append(checked_rates(rates))
@@ -83,17 +83,17 @@ class OwnDream:
         return torch.stack(rows)
 
 
-class Masked:
-    """A dream of which each step shows a random part.
+class MaskedReplayInput:
+    """Replay input of which each step shows a random part.
 
     :param mask: draws ``(steps, n)`` zeros and ones.
     """
 
-    def __init__(self, dream: Dream, mask: Dream) -> None:
-        self._dream, self._mask = dream, mask
+    def __init__(self, replay: ReplayInput, mask: ReplayInput) -> None:
+        self._replay, self._mask = replay, mask
 
     def __call__(self, steps: int, generator: torch.Generator) -> Tensor:
-        return self._dream(steps, generator) * self._mask(steps, generator)
+        return self._replay(steps, generator) * self._mask(steps, generator)
 
 
 class WindowMask:
@@ -105,7 +105,7 @@ class WindowMask:
     def __init__(self, shape: tuple[int, int, int], window: int) -> None:
         if window > shape[1]:
             raise ConfigurationError(
-                f"the dream window of {window} pixels is wider than the image of {shape[1]}"
+                f"the window of {window} pixels is wider than the image of {shape[1]}"
             )
         self._shape, self._window = shape, window
 
@@ -135,7 +135,7 @@ def checked_rates(rates: Tensor) -> Tensor:
     """
     if not bool(torch.isfinite(rates).all()):
         raise InputError(
-            "the inputs to dream of hold NaN or infinite values: clean the training inputs (for "
+            "the inputs to replay hold NaN or infinite values: clean the training inputs (for "
             "example with torch.nan_to_num) before training"
         )
     return rates.detach().to("cpu", torch.float32).clamp(min=0.0)
@@ -157,10 +157,14 @@ def square_image(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     return None
 
 
-def masked(
-    dream: Dream, shape: tuple[int, ...], parameters: SleepParameters, *, features: bool = False
-) -> Dream:
-    """``dream`` behind the mask that ``parameters`` ask for.
+def with_mask(
+    replay: ReplayInput,
+    shape: tuple[int, ...],
+    parameters: SleepParameters,
+    *,
+    features: bool = False,
+) -> ReplayInput:
+    """``replay`` behind the mask that ``parameters`` ask for.
 
     :param shape: of one input, without batch.
     :param features: whether the inputs are known to be no images, whatever their number.
@@ -169,19 +173,19 @@ def masked(
     image, window = None if features else square_image(shape), parameters.window
     if isinstance(window, int) and image is None:
         raise ConfigurationError(
-            f"a dream window of {window} pixels needs square images, but the inputs have shape "
+            f"a window of {window} pixels needs square images, but the inputs have shape "
             f"{shape}: use window=None, or subset=0.15 for a random part"
         )
     if window is not None and image is not None:
         side = window if isinstance(window, int) else max(1, round(image[1] * WINDOW_FRACTION))
-        return Masked(dream, WindowMask(image, side))
+        return MaskedReplayInput(replay, WindowMask(image, side))
     if parameters.subset < 1.0:
-        return Masked(dream, SubsetMask(math.prod(shape), parameters.subset))
-    return dream
+        return MaskedReplayInput(replay, SubsetMask(math.prod(shape), parameters.subset))
+    return replay
 
 
 def input_spikes(
-    dream: Dream, inputs: int, parameters: SleepParameters, generator: torch.Generator
+    replay: ReplayInput, inputs: int, parameters: SleepParameters, generator: torch.Generator
 ) -> Iterator[NDArray[np.bool_]]:
     r"""Bernoulli spikes of the input units, chunk after chunk without end, each ``(steps, n)``.
 
@@ -190,6 +194,6 @@ def input_spikes(
     steps = max(1, min(256, CHUNK // max(1, inputs)))
     while True:
         # rand lies in [0, 1): a rate of zero never spikes, and from probability 1 on it always does.
-        probability = dream(steps, generator) * parameters.spike_scale
+        probability = replay(steps, generator) * parameters.spike_scale
         drawn: NDArray[Any] = (torch.rand(steps, inputs, generator=generator) < probability).numpy()
         yield drawn

@@ -40,7 +40,7 @@ def sleep_block(
 ) -> tuple[Array, Array]:
     """All steps of :data:`LANES` units of one layer; ``weight`` and ``membrane`` change in place.
 
-    In the order of operations of :class:`continual_ep.sleep.night.SleepingChain`, so that the spikes are
+    In the order of operations of :class:`continual_ep.sleep.simulation.DenseLayer`, so that the spikes are
     the same ones.
 
     :param weight: ``(inputs, LANES)``; :param mask: likewise, or with no rows where all synapses exist.

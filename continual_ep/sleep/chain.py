@@ -1,0 +1,103 @@
+"""The state of a chain of layers during one night, and the spikes that drive it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.simulation import Signal, SimulatedLayer, spikes_at
+
+Array = NDArray[Any]
+
+
+class Events(NamedTuple):
+    """Spikes of a layer: in step t those of the units ``active[starts[t] : starts[t + 1]]``."""
+
+    starts: Array
+    active: Array
+
+    @property
+    def counts(self) -> Array:
+        """Spikes of each step."""
+        counts: Array = np.diff(self.starts)
+        return counts
+
+
+class SpikeTrain(Iterator[Signal]):
+    """The spikes of the input, one step or many steps at a time.
+
+    :param chunks: ``(steps, n)`` each, in the order of the steps.
+    """
+
+    def __init__(self, chunks: Iterable[NDArray[np.bool_]]) -> None:
+        self._chunks = iter(chunks)
+        self._starts: Array = np.zeros(1, np.int64)
+        self._units: Array = np.zeros(0, np.int64)
+        self._size = self._row = 0
+
+    def __next__(self) -> Signal:
+        if self._row == len(self._starts) - 1:
+            self._load()
+        begin, end = self._starts[self._row : self._row + 2]
+        self._row += 1
+        return spikes_at(self._units[begin:end], self._size)
+
+    def _load(self) -> None:
+        chunk = next(self._chunks)
+        step, self._units = chunk.nonzero()
+        self._starts = np.searchsorted(step, np.arange(len(chunk) + 1))
+        self._size, self._row = chunk.shape[1], 0
+
+    def events(self, steps: int) -> Events:
+        """The spikes of the next ``steps`` steps."""
+        counts: list[Array] = []
+        active: list[Array] = []
+        while steps > 0:
+            if self._row == len(self._starts) - 1:
+                self._load()
+            last = min(self._row + steps, len(self._starts) - 1)
+            part = self._starts[self._row : last + 1]
+            counts.append(np.diff(part))
+            active.append(self._units[part[0] : part[-1]])
+            steps -= last - self._row
+            self._row = last
+        return Events(np.cumsum(np.concatenate([[0], *counts])), np.concatenate(active))
+
+
+@dataclass(eq=False)
+class ChainState:
+    """A chain of layers during one night. Engines change it in place.
+
+    :param layers: simulated layers, first to last.
+    :param spikes: of the input, step after step.
+    :param thresholds: by layer; :param gains: of the synaptic currents; :param constants: constant currents.
+    :param plastic: which layers change.
+    """
+
+    layers: list[SimulatedLayer]
+    spikes: SpikeTrain
+    thresholds: Sequence[float]
+    gains: Sequence[float]
+    constants: Sequence[Array | float]
+    plastic: Sequence[bool]
+    dtype: Any
+
+    def __post_init__(self) -> None:
+        self.membranes = [np.zeros(layer.units, self.dtype) for layer in self.layers]
+        self.unit_counts = [np.zeros(layer.units, np.int64) for layer in self.layers]
+        self.fired: list[Array] = [np.zeros(0, np.intp) for _ in self.layers]
+
+
+def depends_on_below_only(chain: ChainState, parameters: SleepParameters) -> bool:
+    """Whether each layer is all-to-all and depends on nothing but the layer below.
+
+    A night that ends when no unit spikes has to look at all layers at every step.
+    """
+    return (
+        not parameters.feedback
+        and parameters.quiet_steps is None
+        and all(layer.by_input is not None and not layer.pooling for layer in chain.layers)
+    )
