@@ -169,24 +169,51 @@ def test_resize_keeps_the_best(benchmark):
         filled(benchmark, 1, per_class=1).resize(None, 4)
 
 
-def test_herding_follows_the_class_mean():
-    # Unit vectors at 0, 90, 10 and 80 degrees: their mean points to 45 degrees, with length ~0.79.
-    angles = torch.deg2rad(torch.tensor([0.0, 90.0, 10.0, 80.0]))
+def herding_in_numpy(features, count):
+    """Algorithm 4 of Rebuffi et al. 2017, written from the paper: indices in the order of choice."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    mean, chosen = unit.mean(axis=0), []
+    for _ in range(count):
+        distances = [
+            np.linalg.norm(mean - unit[[*chosen, i]].mean(axis=0)) if i not in chosen else np.inf
+            for i in range(len(unit))
+        ]
+        chosen.append(int(np.argmin(distances)))
+    return chosen
+
+
+def test_herding_keeps_the_running_mean_close_to_the_class_mean():
+    # Unit vectors at 0, 10, 20 and 90 degrees; their mean is (0.731, 0.379), at 27.4 degrees.
+    # k = 1: 20 degrees is closest. k = 2: with 90 degrees the mean is (0.470, 0.671), with 10 degrees
+    # (0.962, 0.258), with 0 degrees (0.970, 0.171): distances 0.392, 0.261, 0.317. k = 3: with 90
+    # degrees (0.641, 0.505), with 0 degrees (0.975, 0.172): distances 0.155, 0.320.
+    angles = torch.deg2rad(torch.tensor([0.0, 10.0, 20.0, 90.0]))
     features = 3 * torch.stack([angles.cos(), angles.sin()], dim=1)
-    unit = features.double() / 3
-    mean = unit.mean(dim=0)
+    assert herding_order(features, 4).tolist() == [2, 1, 3, 0]
+    assert herding_order(features, 2).tolist() == [2, 1]
+    # By distance to the mean alone 0 degrees would come before 90.
+    nearest = (features / 3 - features.mean(0) / 3).norm(dim=1).argsort().tolist()
+    assert nearest == [2, 1, 0, 3]
 
-    def distance(indices):
-        return float((mean - unit[indices].mean(dim=0)).norm())
 
-    order = herding_order(features, 4).tolist()
-    assert sorted(order) == [0, 1, 2, 3]
-    for k in range(1, 5):
-        rest = [i for i in range(4) if i not in order[: k - 1]]
-        best = min(distance([*order[: k - 1], i]) for i in rest)
-        assert distance(order[:k]) == pytest.approx(best)
-    assert {order[0], order[1]} in ({2, 3}, {2, 1}, {0, 3})  # one of either side
-    assert herding_order(features, 2).tolist() == order[:2]
+def test_a_herded_memory_keeps_the_first_samples_in_herding_order(benchmark):
+    options = {"selection": "herding", "features": lambda model, x: x}
+    memory = filled(benchmark, 2, nn.Identity(), per_class=4, **options)
+    halved = filled(benchmark, 2, nn.Identity(), total=12, **options)
+    halved.resize(None, 8)
+    for number, experience in enumerate(benchmark.train_stream[:2]):
+        x = np.stack([x.numpy() for x, *_ in experience.dataset]).astype(np.float64)
+        labels = np.array(list(experience.dataset.targets))
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label)
+            order = [int(members[i]) for i in herding_in_numpy(x[members], len(members))]
+            for kept, count in ((memory, 4), (halved, 2)):
+                mine = (kept.entries[:, 0] == number) & (kept.entries[:, 2] == int(label))
+                assert kept.entries[mine][:, 1].tolist() == sorted(order[:count])
+            # The test can tell: neither the last in order nor the nearest to the mean are the same.
+            unit = x[members] / np.linalg.norm(x[members], axis=1, keepdims=True)
+            nearest = np.linalg.norm(unit - unit.mean(0), axis=1).argsort()[:4]
+            assert set(order[-4:]) != set(order[:4]) != set(members[nearest].tolist())
 
 
 def test_herding_reads_the_layer_below_the_readout(benchmark):

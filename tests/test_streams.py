@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from continual_ep.errors import ConfigurationError, ContinualEPWarning, InputError
-from continual_ep.streams import SOURCES, Arrays, class_incremental, source
+from continual_ep.streams import SOURCES, Arrays, class_incremental, domain_incremental, source
 from continual_ep.streams.selection import (
     groups_of_classes,
     limited,
@@ -218,6 +218,22 @@ def test_validation_samples_are_disjoint_and_follow_the_seed():
     assert sorted(train.tolist() + held_out.tolist()) == list(range(40))
     assert torch.equal(held_out, validation_split(labels, 0.3, seed=0)[1])
     assert not torch.equal(held_out, validation_split(labels, 0.3, seed=1)[1])
+
+
+def test_no_validation_sample_is_trained_on(tmp_path):
+    path = toy_file(tmp_path, per_class=8)  # sample i is the constant i / 32
+    options = {"scale": "none", "validation": 0.25, "seed": 3}
+    for benchmark in (
+        class_incremental(path, 2, **options),
+        domain_incremental([path, path], **options),
+    ):
+        numbers = {
+            name: [round(32 * float(x[0])) for e in benchmark.streams[name] for x, *_ in e.dataset]
+            for name in ("train", "validation")
+        }
+        assert set(numbers["train"]) | set(numbers["validation"]) == set(range(32))
+        assert not set(numbers["train"]) & set(numbers["validation"])
+        assert len(set(numbers["validation"])) == 8
 
 
 def test_a_class_keeps_and_gives_at_least_one_sample():
