@@ -1,6 +1,8 @@
 """Every formula against a matrix small enough to work out by hand."""
 
+import itertools
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -174,7 +176,7 @@ def test_confidence_interval_against_the_table_of_students_t():
     interval = metrics.confidence_interval([1, 2, 3, 4, 5])
     assert interval.mean == 3 and interval.n == 5
     assert interval.half_width == pytest.approx(2.776445 * math.sqrt(2.5) / math.sqrt(5), rel=1e-6)
-    assert (interval.low, interval.high) == (3 - interval.half_width, 3 + interval.half_width)
+    assert (interval.low + interval.high) / 2 == pytest.approx(3)
     # t(0.95, 2) = 2.919986, s = 1
     assert metrics.confidence_interval([1, 2, 3], 0.90).half_width == pytest.approx(
         2.919986 / math.sqrt(3), rel=1e-6
@@ -194,7 +196,82 @@ def test_paired_difference_cancels_what_seeds_share():
     assert metrics.confidence_interval(a).half_width > 0.5
 
 
+def test_identical_values_have_an_interval_of_width_zero():
+    for function in (metrics.confidence_interval, metrics.accuracy_interval):
+        for value in (0.1, 1.0, 0.0, 0.7):
+            assert function([value] * 3) == (value, value, value, 3)
+    assert metrics.paired_difference([0.7] * 3, [0.4] * 3, method="bootstrap").half_width == 0
+    assert math.isnan(metrics.paired_difference([0.7], [0.4], method="bootstrap").low)
+
+
+def test_accuracy_interval_by_hand():
+    # mean 0.9, s = 0.05 * sqrt(3), t(0.975, 2) = 4.302653; logit(0.9) = 2.197225
+    values = [0.85, 0.85, 1.0]
+    interval = metrics.accuracy_interval(values)
+    error = 4.302653 * 0.05 * math.sqrt(3) / math.sqrt(3) / (0.9 * 0.1)
+    expected = [1 / (1 + math.exp(-(2.197225 + sign * error))) for sign in (-1, 1)]
+    assert [interval.low, interval.high] == pytest.approx(expected, rel=1e-5)
+    assert interval.mean == pytest.approx(0.9) and interval.n == 3
+    # The plain one leaves [0, 1] here.
+    assert metrics.confidence_interval(values).high > 1 > interval.high
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
+def test_accuracy_intervals_hold_the_mean_and_stay_in_their_range(values):
+    interval = metrics.accuracy_interval(values)
+    assert 0 <= interval.low <= interval.mean + 1e-12
+    assert interval.mean - 1e-12 <= interval.high <= 1
+    mirrored = metrics.accuracy_interval([1 - value for value in values])
+    assert mirrored.low == pytest.approx(1 - interval.high, abs=1e-6)
+
+
+def test_accuracy_interval_equals_students_in_mid_range():
+    values = [0.49, 0.5, 0.51]
+    plain, logit = metrics.confidence_interval(values), metrics.accuracy_interval(values)
+    assert [logit.low, logit.high] == pytest.approx([plain.low, plain.high], abs=1e-4)
+
+
+def test_coverage_of_accuracy_intervals_near_one():
+    """Six seeds, accuracies of mean 0.95: the percentile bootstrap is too narrow, this one is not."""
+    rng = np.random.default_rng(0)
+    samples = rng.beta(19, 1, size=(1000, 6))
+    intervals = [metrics.accuracy_interval(values) for values in samples]
+    covered = np.mean([interval.low <= 0.95 <= interval.high for interval in intervals])
+    plain = [metrics.confidence_interval(values) for values in samples]
+    resampled = samples[:, rng.integers(6, size=(500, 6))].mean(axis=2)
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=1)
+    assert covered == pytest.approx(0.94, abs=0.02)
+    assert np.mean([i.low <= 0.95 <= i.high for i in plain]) == pytest.approx(0.90, abs=0.02)
+    assert np.mean((low <= 0.95) & (high >= 0.95)) == pytest.approx(0.81, abs=0.02)
+
+
+def test_bootstrap_of_paired_differences_against_all_resamples():
+    """BCa (Efron 1987) from the exact distribution: all 5^5 resamples of five differences."""
+    a, b = np.array([0.9, 0.7, 0.8, 0.6, 0.99]), np.array([0.5, 0.6, 0.75, 0.52, 0.6])
+    d = a - b
+    means = np.sort([np.mean(r) for r in itertools.product(d, repeat=5)])
+    normal = statistics.NormalDist()
+    bias = normal.inv_cdf(np.mean(means < d.mean() - 1e-12) / 2 + np.mean(means <= d.mean()) / 2)
+    jackknife = np.array([np.delete(d, i).mean() for i in range(5)])
+    u = jackknife.mean() - jackknife
+    skew = (u**3).sum() / (6 * (u**2).sum() ** 1.5)
+    bounds = []
+    for share in (0.025, 0.975):
+        z = bias + normal.inv_cdf(share)
+        bounds.append(np.quantile(means, normal.cdf(bias + z / (1 - skew * z))))
+    interval = metrics.paired_difference(a, b, method="bootstrap")
+    assert [interval.low, interval.high] == pytest.approx(bounds, abs=0.005)
+    assert interval.mean == pytest.approx(d.mean())
+    assert interval == metrics.paired_difference(a, b, method="bootstrap")
+
+
 def test_unusable_values():
+    with pytest.raises(InputError, match="not in percent"):
+        metrics.accuracy_interval([90.0, 91.0])
+    with pytest.raises(InputError, match="at least one finite"):
+        metrics.accuracy_interval([])
+    with pytest.raises(ConfigurationError, match="method='z'"):
+        metrics.paired_difference([1.0], [2.0], method="z")
     with pytest.raises(InputError, match="at least one finite"):
         metrics.confidence_interval([])
     with pytest.raises(InputError, match="at least one finite"):

@@ -20,7 +20,12 @@ from continual_ep.metrics.formulas import (
     summary,
 )
 from continual_ep.metrics.record import AccuracyRecord
-from continual_ep.metrics.statistics import Interval, confidence_interval, paired_difference
+from continual_ep.metrics.statistics import (
+    Interval,
+    accuracy_interval,
+    confidence_interval,
+    paired_difference,
+)
 
 if TYPE_CHECKING:
     from continual_ep.metrics.accuracy_matrix import AccuracyMatrix
@@ -30,6 +35,7 @@ __all__ = [
     "AccuracyMatrix",
     "AccuracyRecord",
     "Interval",
+    "accuracy_interval",
     "accuracy_per_experience",
     "anytime_accuracy",
     "average_accuracy",
