@@ -3,20 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.networks.clamped import Slope
-from continual_ep.networks.connections import Connection, Gates, Weights, per_sample
+from continual_ep.networks.connections import Connection, Gates, Link, Values, Weights, per_sample
 from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.products import operands
 from continual_ep.relaxation.protocols import Current
-
-if TYPE_CHECKING:
-    from continual_ep.networks.graph import RecurrentNetwork
 
 
 def _channels_last(state: Tensor) -> Tensor:
@@ -26,21 +23,43 @@ def _channels_last(state: Tensor) -> Tensor:
     return state.contiguous(memory_format=torch.channels_last)
 
 
+class Wiring(NamedTuple):
+    """What is wired to what.
+
+    :param links: the connections and the layers they connect.
+    :param shapes: of the layers, input first.
+    :param activations: one for each layer above the input.
+    :param time_steps: a time step for each unit, one tensor for each layer above the input, or None.
+    :param parameters: of all connections; gradients are in their order.
+    """
+
+    links: Sequence[Link]
+    shapes: Sequence[tuple[int, ...]]
+    activations: list[Activation]
+    time_steps: list[Tensor] | None
+    parameters: list[nn.Parameter]
+
+
 @dataclass
 class ClampedGraph:
     """A network of layers and connections with its input clamped.
 
     :param x: the input, ``(batch, *shape)``.
-    :param tensors: of each connection, in the order of the links.
+    :param values: of the parameters of each connection, by name, in the order of the links.
+    :param tensors: of each connection, made of ``values``.
     :param drive: what the input contributes, by layer (1 = first above the input); computed if not given.
+    :param wants_input: whether gradients of the input are asked for.
+    :param products: bits of the products while the network settles, see
+        :mod:`continual_ep.relaxation.products`.
     """
 
     x: Tensor
-    network: "RecurrentNetwork"
+    wiring: Wiring
+    values: Sequence[Values]
     tensors: list[Weights]
     drive: dict[int, Tensor] = field(default_factory=dict)
-    #: Whether gradients of the input are asked for.
     wants_input: bool = True
+    products: str = "float32"
     #: By connection: the source's state, its version, what it sent, and the gates that it opened.
     _known: dict[int, tuple[Tensor, int, Tensor, Gates]] = field(
         init=False, repr=False, compare=False, default_factory=dict
@@ -49,7 +68,7 @@ class ClampedGraph:
     def __post_init__(self) -> None:
         if self.drive:
             return
-        links = zip(self.network.links, self.tensors, strict=True)
+        links = zip(self.wiring.links, self.tensors, strict=True)
         for place, ((source, target, connection), own) in enumerate(links):
             if source == 0:
                 drive = _channels_last(self._passed(place, connection, self.x, own)[0])
@@ -58,23 +77,23 @@ class ClampedGraph:
 
     @property
     def activations(self) -> list[Activation]:
-        return self.network.activations
+        return self.wiring.activations
 
     @property
     def time_steps(self) -> list[Tensor] | None:
-        return self.network.time_steps
+        return self.wiring.time_steps
 
     def initial_states(self) -> list[Tensor]:
         """All units at zero."""
         batch = len(next(iter(self.drive.values())))
-        shapes = [(batch, *shape) for shape in self.network.shapes[1:]]
+        shapes = [(batch, *shape) for shape in self.wiring.shapes[1:]]
         return [_channels_last(self.x.new_zeros(shape)) for shape in shapes]
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """The total input current of ``layer`` (0 = first above the input)."""
         number = layer + 1
         total = self.drive.get(number)
-        links = zip(self.network.links, self.tensors, strict=True)
+        links = zip(self.wiring.links, self.tensors, strict=True)
         for place, ((source, target, connection), own) in enumerate(links):
             part: Tensor | None = None
             gated = connection.gating and connection.has_feedback
@@ -157,32 +176,36 @@ class ClampedGraph:
         """The gradients of all connections; those from the input see states of their own."""
         total: dict[nn.Parameter, Tensor] = {}
         moved = torch.zeros_like(self.x) if self.wants_input else None
-        links = zip(self.network.links, self.tensors, strict=True)
+        links = zip(self.wiring.links, self.tensors, strict=True)
         for place, ((source, target, connection), own) in enumerate(links):
             if source == 0:
                 change = from_input[target - 1]
                 _, gates = self._passed(place, connection, self.x, own)
-                found = connection.gradients(change, self.x, own, input_strength, gates)
+                gradients = connection.gradients(
+                    change, self.x, own, input_strength, gates, self.values[place]
+                )
                 if moved is not None:
                     weighed = per_sample(input_strength, change) * change
                     moved += Connection.back(connection, weighed, self.x, own)
             else:
-                found = connection.gradients(post[target - 1], pre[source - 1], own, strength)
-            for parameter, gradient in found:
+                gradients = connection.gradients(
+                    post[target - 1], pre[source - 1], own, strength, values=self.values[place]
+                )
+            for parameter, gradient in gradients:
                 known = total.get(parameter)
                 total[parameter] = gradient if known is None else known + gradient
-        parameters = self.network.dynamical_parameters
+        parameters = self.wiring.parameters
         return [total[p] if p in total else torch.zeros_like(p) for p in parameters], moved
 
     def contrast_jvp(
         self, changes: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
-        _need_linear(self.network)
+        _need_linear(self.wiring)
         one, moved = self.hebbian_product(changes, states)
         zero = torch.zeros_like(self.x)
         two, _ = replace(self, x=zero).hebbian_product(states, changes)
-        names = [name for name, _ in self.network.connections.named_parameters()]
+        names = [name for values in self.values for name in values]
         # A bias sees the change of its layer alone.
         found = [
             a if name.endswith("bias") else a + b
@@ -192,11 +215,11 @@ class ClampedGraph:
 
     def attenuations(self) -> list[float]:
         """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`; along the strongest way."""
-        layers = len(self.network.shapes)
+        layers = len(self.wiring.shapes)
         best = [0.0] * layers
         best[-1] = 1.0
         for _ in range(layers):
-            for source, target, connection in self.network.links:
+            for source, target, connection in self.wiring.links:
                 if source > 0 and connection.has_feedback:
                     best[source] = max(best[source], connection.feedback_scale * best[target])
         return [value or 1.0 for value in best[1:]]
@@ -206,14 +229,14 @@ class ClampedGraph:
         factors = [1.0, *self.attenuations()]
         each = [
             factors[target]
-            for _, target, connection in self.network.links
+            for _, target, connection in self.wiring.links
             for _ in connection.parameters()
         ]
         return [g / factor for g, factor in zip(gradients, each, strict=True)]
 
     def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallGraphChanges":
         """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
-        _need_linear(self.network)
+        _need_linear(self.wiring)
         factors = self.attenuations() if corrected else [1.0] * len(slopes)
         return SmallGraphChanges(self, list(slopes), factors)
 
@@ -221,32 +244,29 @@ class ClampedGraph:
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
-
-        def product(tensors: Sequence[Weights], x: Tensor) -> Tensor:
-            clamped = replace(self, x=x, tensors=list(tensors), drive={})
-            currents = (clamped.current(layer, states) for layer in range(len(states)))
-            parts = [(a * u).sum() for a, u in zip(adjoints, currents, strict=True)]
-            return torch.stack(parts).sum()
-
-        return self._differentiated(product)
-
-    def _differentiated(self, function: Any) -> tuple[list[Tensor], Tensor | None]:
+        leaves: dict[int, Tensor] = {}
+        tensors = []
         with torch.enable_grad():
             x = self.x.detach().requires_grad_(self.wants_input)
-            tensors = [link.connection.tensors() for link in self.network.links]
-            parameters = self.network.dynamical_parameters
-            wanted = [p for p in parameters if p.requires_grad]
-            by = [*wanted, x] if self.wants_input else wanted
-            found = torch.autograd.grad(function(tensors, x), by, allow_unused=True)
-        gradient = dict(zip(map(id, wanted), found, strict=False))
-        gradients = [gradient.get(id(p)) for p in parameters]
-        zeros = [
-            torch.zeros_like(p) if g is None else g
-            for p, g in zip(parameters, gradients, strict=True)
-        ]
-        if not self.wants_input:
-            return zeros, None
-        return zeros, torch.zeros_like(x) if found[-1] is None else found[-1]
+            for link, values in zip(self.wiring.links, self.values, strict=True):
+                given = {}
+                for name, parameter in link.connection.named_parameters():
+                    value = values[name].detach().requires_grad_(parameter.requires_grad)
+                    given[name] = leaves.setdefault(id(parameter), value)
+                tensors.append(link.connection.tensors(given))
+            moved = replace(self, x=x, tensors=tensors, drive={})
+            currents = (moved.current(layer, states) for layer in range(len(states)))
+            parts = [(a * u).sum() for a, u in zip(adjoints, currents, strict=True)]
+            wanted = [leaf for leaf in (*leaves.values(), x) if leaf.requires_grad]
+            gradients = torch.autograd.grad(torch.stack(parts).sum(), wanted, allow_unused=True)
+        by_leaf = dict(zip(map(id, wanted), gradients, strict=True))
+
+        def gradient(leaf: Tensor) -> Tensor:
+            known = by_leaf.get(id(leaf))
+            return torch.zeros_like(leaf) if known is None else known
+
+        to_input = gradient(x) if self.wants_input else None
+        return [gradient(leaves[id(p)]) for p in self.wiring.parameters], to_input
 
     def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
         return [
@@ -267,7 +287,7 @@ class ClampedGraph:
         return torch.zeros_like(leaf) if found is None else found
 
     def prepared(self, layer: int) -> Current:
-        products = self.network.relaxation.products
+        products = self.products
         if products == "float32":
             return partial(self.current, layer)
         low = replace(self, tensors=[tuple(operands(products, own)) for own in self.tensors])
@@ -281,14 +301,16 @@ class ClampedGraph:
         """Whether the input or a parameter is not finite, and which."""
         if not bool(self.x.isfinite().all()):
             return "the input holds NaN or infinity: clean the data"
-        for name, value in self.network.named_parameters():
-            if not bool(value.isfinite().all()):
-                return f"{name} holds NaN or infinity: lower the learning rate"
+        for place, values in enumerate(self.values):
+            for name, value in values.items():
+                if not bool(value.isfinite().all()):
+                    name = f"connections.{place}.{name}"
+                    return f"{name} holds NaN or infinity: lower the learning rate"
         return None
 
 
-def _need_linear(network: "RecurrentNetwork") -> None:
-    bent = [type(link.connection).__name__ for link in network.links if not link.connection.linear]
+def _need_linear(wiring: Wiring) -> None:
+    bent = [type(link.connection).__name__ for link in wiring.links if not link.connection.linear]
     if bent:
         raise ConfigurationError(
             f"teaching='difference' needs currents that are linear in the states; {bent[0]} connections are "
@@ -323,7 +345,7 @@ class SmallGraphChanges:
         """The current of a layer's change: without drives, without biases."""
         own, number = self.factors[layer], layer + 1
         total = torch.zeros_like(states[layer])
-        graph = self.network.network
+        graph = self.network.wiring
         for (source, target, connection), tensors in zip(
             graph.links, self.network.tensors, strict=True
         ):

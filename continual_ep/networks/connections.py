@@ -12,6 +12,8 @@ has the primitive function :math:`\Phi = \sum_c s_{target} \cdot d_c(s_{source})
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,11 @@ from continual_ep.synapses import Pooling, Synapses
 
 FEEDBACKS = ("tied", "untied", "random", "none")
 
+#: The tensors that the currents of a connection are made of, see :meth:`Connection.tensors`.
 Weights = tuple[Tensor, ...]
+
+#: Values for a connection's parameters, by name.
+Values = Mapping[str, Tensor]
 
 #: Parameters with their gradients.
 Gradients = list[tuple[nn.Parameter, Tensor]]
@@ -34,7 +40,8 @@ class Connection(nn.Module):
     r"""Synapses from a source layer onto a target layer.
 
     Currents are functions of states and of :meth:`tensors`, which a clamped network takes once for a batch
-    (masks applied), so that nothing is computed twice while it settles.
+    (masks applied), so that nothing is computed twice while it settles. Parameters say only which
+    tensors there are; their values come from :meth:`tensors`.
 
     :param feedback: ``"tied"``, ``"untied"`` (own weights, learned by the products of the pairs that they
         connect), ``"random"`` (own weights that never change) or ``"none"``.
@@ -69,8 +76,15 @@ class Connection(nn.Module):
         return self.feedback == "tied" and self.feedback_scale == 1.0
 
     @abstractmethod
-    def tensors(self) -> Weights:
-        """What the currents are made of, differentiable with respect to the parameters."""
+    def tensors(self, values: Values | None = None) -> Weights:
+        """What the currents are made of, differentiable with respect to the values.
+
+        :param values: of all parameters, by name; default :meth:`values`.
+        """
+
+    def values(self) -> Values:
+        """The connection's own parameters, by name."""
+        return dict(self.named_parameters())
 
     @abstractmethod
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
@@ -95,42 +109,45 @@ class Connection(nn.Module):
         with torch.enable_grad():
             source = pre if pre.requires_grad and keep else pre.detach().requires_grad_()
             drive = self.drive(source, tensors)
-            (found,) = torch.autograd.grad(drive, source, post, create_graph=keep)
-        return found
-
-    def local_energy(self, post: Tensor, pre: Tensor, tensors: Weights) -> Tensor:
-        r"""What the learning rule differentiates, summed over the batch.
-
-        :math:`s_{post} \cdot d(s_{pre})`, and, with feedback weights that learn,
-        :math:`\gamma\, s_{pre} \cdot b(s_{post})`.
-        """
-        total = (post * self.drive(pre, tensors)).sum()
-        if self.feedback == "untied":
-            total = total + self.feedback_scale * (pre * self.back(post, pre, tensors)).sum()
-        return total
+            (current,) = torch.autograd.grad(drive, source, post, create_graph=keep)
+        return current
 
     def gradients(
-        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+        self,
+        post: Tensor,
+        pre: Tensor,
+        tensors: Weights,
+        strength: Tensor,
+        gates: Gates = None,
+        values: Values | None = None,
     ) -> Gradients:
-        r"""The gradient of :math:`\sum_b c_b E_b` with E of :meth:`local_energy`, by own parameters.
+        r"""The gradient of :math:`\sum_b c_b E_b` by the parameters that learn.
 
-        By autograd; subclasses have closed forms.
+        E is :math:`s_{post} \cdot d(s_{pre})`, and, with feedback weights that learn,
+        :math:`\gamma\, s_{pre} \cdot b(s_{post})` as well. By autograd; subclasses have closed forms.
 
         :param strength: c, one for each sample, ``(batch,)``.
         :param gates: those of ``pre`` from :meth:`gated`, if they are known.
+        :param values: of the parameters, by name, of which ``tensors`` are made.
         """
-        wanted = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not wanted:
+        learned = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if not learned:
             return []
+        values = self.values() if values is None else values
+        leaves = {name: values[name].detach().requires_grad_() for name in learned}
         with torch.enable_grad():
-            weighed, own = per_sample(strength, post) * post, self.tensors()
-            energy = (weighed * self.drive(pre, own)).sum()
+            weighted, tensors = (
+                per_sample(strength, post) * post,
+                self.tensors({**values, **leaves}),
+            )
+            energy = (weighted * self.drive(pre, tensors)).sum()
             if self.feedback == "untied":
-                weighed = per_sample(strength, pre) * pre
-                back = (weighed * self.back(post, pre, own)).sum()
+                weighted = per_sample(strength, pre) * pre
+                back = (weighted * self.back(post, pre, tensors)).sum()
                 energy = energy + self.feedback_scale * back
-            found = torch.autograd.grad(energy, wanted, allow_unused=True)
-        return [(p, g) for p, g in zip(wanted, found, strict=True) if g is not None]
+            gradients = torch.autograd.grad(energy, list(leaves.values()), allow_unused=True)
+        pairs = zip(learned.values(), gradients, strict=True)
+        return [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
 
     @abstractmethod
     def synapses(self, name: str) -> Synapses:
@@ -189,9 +206,11 @@ class Dense(Connection):
                 targets, sources, bound=bound, generator=generator, learned=feedback == "untied"
             )
 
-    def tensors(self) -> Weights:
-        back = self.weight if self.feedback_weight is None else self.feedback_weight
-        return (self.weight, back) if self.bias is None else (self.weight, back, self.bias)
+    def tensors(self, values: Values | None = None) -> Weights:
+        values = self.values() if values is None else values
+        weight = values["weight"]
+        back = weight if self.feedback_weight is None else values["feedback_weight"]
+        return (weight, back) if self.bias is None else (weight, back, values["bias"])
 
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
         return nn.functional.linear(
@@ -202,16 +221,30 @@ class Dense(Connection):
         return (post @ tensors[1]).view(pre.shape)
 
     def gradients(
-        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+        self,
+        post: Tensor,
+        pre: Tensor,
+        tensors: Weights,
+        strength: Tensor,
+        gates: Gates = None,
+        values: Values | None = None,
     ) -> Gradients:
-        weighed = strength.unsqueeze(1) * post
-        product = weighed.t() @ pre.flatten(1)
-        found: Gradients = [(self.weight, product)]
+        weighted = strength.unsqueeze(1) * post
+        product = weighted.t() @ pre.flatten(1)
+        gradients: Gradients = [(self.weight, product)]
         if self.feedback_weight is not None and self.feedback_weight.requires_grad:
-            found.append((self.feedback_weight, self.feedback_scale * product))
+            gradients.append((self.feedback_weight, self.feedback_scale * product))
         if self.bias is not None:
-            found.append((self.bias, weighed.sum(0)))
-        return found
+            gradients.append((self.bias, weighted.sum(0)))
+        return gradients
 
     def synapses(self, name: str) -> Synapses:
         return Synapses(f"{name}.weight", self.weight, self.bias, self.feedback_weight)
+
+
+class Link(NamedTuple):
+    """A connection and the layers it connects; layer 0 is the input."""
+
+    source: int
+    target: int
+    connection: Connection

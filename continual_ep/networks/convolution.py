@@ -24,6 +24,7 @@ from continual_ep.networks.connections import (
     Dense,
     Gates,
     Gradients,
+    Values,
     Weights,
     per_sample,
     uniform,
@@ -138,9 +139,10 @@ class Convolution(Connection):
             )
         return (targets, *sides)
 
-    def tensors(self) -> Weights:
-        own: Weights = (self.weight,) if self.bias is None else (self.weight, self.bias)
-        return own if self.feedback_weight is None else (*own, self.feedback_weight)
+    def tensors(self, values: Values | None = None) -> Weights:
+        values = self.values() if values is None else values
+        names = ("weight", "bias", "feedback_weight")
+        return tuple(values[name] for name in names if name in values)
 
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
         return self._pooled(self._maps(pre, tensors))
@@ -171,7 +173,13 @@ class Convolution(Connection):
         return nn.functional.conv_transpose2d(sent, kernel, padding=self.padding)
 
     def gradients(
-        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+        self,
+        post: Tensor,
+        pre: Tensor,
+        tensors: Weights,
+        strength: Tensor,
+        gates: Gates = None,
+        values: Values | None = None,
     ) -> Gradients:
         if gates is None and self.gating:
             gates = self.gated(pre, tensors)[1]

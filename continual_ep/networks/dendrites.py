@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.connections import Connection, Gates, Gradients, Weights, uniform
+from continual_ep.networks.connections import Connection, Gates, Gradients, Values, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import per_layer, validated_sizes
 from continual_ep.relaxation import TimeSteps
@@ -186,18 +186,22 @@ class Dendritic(Connection):
             count += int(self.apical_mask.sum())
         return count
 
-    def tensors(self) -> Weights:
-        own: Weights = (self._masked("basal", self.weight, self.mask), self._cables())
+    def tensors(self, values: Values | None = None) -> Weights:
+        values = self.values() if values is None else values
+        cables = self._cables() if self.cable is None else values["cable"]
+        tensors: Weights = (self._masked("weight", values, self.mask), cables)
         if self.apical_weight is not None:
-            own = (*own, self._masked("apical", self.apical_weight, self.apical_mask))
-        return own if self.bias is None else (*own, self.bias)
+            tensors = (*tensors, self._masked("apical_weight", values, self.apical_mask))
+        return tensors if self.bias is None else (*tensors, values["bias"])
 
-    def _masked(self, place: str, weight: Tensor, mask: Tensor) -> Tensor:
+    def _masked(self, place: str, values: Values, mask: Tensor) -> Tensor:
         """The synapses that exist.
 
-        Without a graph they are written to memory that is reused: new pages cost more than the product.
+        Without a graph those of the own parameters are written to memory that is reused: new pages
+        cost more than the product.
         """
-        if torch.is_grad_enabled():
+        weight = values[place]
+        if torch.is_grad_enabled() or weight.data_ptr() != getattr(self, place).data_ptr():
             return weight * mask
         buffer = self._masked_weights.get(place)
         wanted = (weight.dtype, weight.device, torch.is_inference_mode_enabled())
@@ -211,8 +215,6 @@ class Dendritic(Connection):
         return nn.functional.linear(pre.flatten(1), tensors[0], bias)
 
     def _cables(self) -> Tensor:
-        if self.cable is not None:
-            return self.cable
         return self.weight.new_full((1, 1), 1.0 / self.branches)
 
     def drive(self, pre: Tensor, tensors: Weights) -> Tensor:
@@ -239,7 +241,13 @@ class Dendritic(Connection):
         return torch.ops.aten.threshold_backward(sent, opened, 0.0)
 
     def gradients(
-        self, post: Tensor, pre: Tensor, tensors: Weights, strength: Tensor, gates: Gates = None
+        self,
+        post: Tensor,
+        pre: Tensor,
+        tensors: Weights,
+        strength: Tensor,
+        gates: Gates = None,
+        values: Values | None = None,
     ) -> Gradients:
         opened = self._opened(pre, tensors).relu_() if gates is None else gates
         weighed = strength.unsqueeze(1) * post

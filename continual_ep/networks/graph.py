@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.clamped_graph import ClampedGraph
-from continual_ep.networks.connections import Connection
+from continual_ep.networks.clamped_graph import ClampedGraph, Wiring
+from continual_ep.networks.connections import Connection, Link
 from continual_ep.networks.layered import checked_values, per_layer
 from continual_ep.networks.recurrent import RecurrentModule
 from continual_ep.relaxation import Relaxation
@@ -21,14 +21,6 @@ from continual_ep.relaxation.time_steps import TimeSteps
 from continual_ep.synapses import Pooling, Synapses
 
 READOUTS = ("linear", "activated", "softmax")
-
-
-class Link(NamedTuple):
-    """A connection and the layers it connects; layer 0 is the input."""
-
-    source: int
-    target: int
-    connection: Connection
 
 
 class RecurrentNetwork(RecurrentModule):
@@ -163,17 +155,21 @@ class RecurrentNetwork(RecurrentModule):
         drives: Sequence[Tensor] = (),
     ) -> ClampedGraph:
         """The network with its input clamped; ``parameters`` None for no graph through them."""
-        if parameters is None:
-            with torch.no_grad():
-                tensors = [connection.tensors() for connection in self._connections()]
-        else:
-            tensors = [connection.tensors() for connection in self._connections()]
+        own = self.dynamical_parameters
+        given = [p.detach() for p in own] if parameters is None else parameters
+        by_parameter = dict(zip(map(id, own), given, strict=True))
+        values = [
+            {name: by_parameter[id(p)] for name, p in link.connection.named_parameters()}
+            for link in self.links
+        ]
+        pairs = [(link.connection, value) for link, value in zip(self.links, values, strict=True)]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and parameters is not None):
+            tensors = [connection.tensors(value) for connection, value in pairs]
         driven = sorted({link.target for link in self.links if link.source == 0})
-        known = dict(zip(driven, drives, strict=True)) if drives else {}
-        return ClampedGraph(x, self, tensors, known)
-
-    def _connections(self) -> list[Connection]:
-        return [link.connection for link in self.links]
+        drive = dict(zip(driven, drives, strict=True)) if drives else {}
+        wiring = Wiring(self.links, self.shapes, self.activations, self.time_steps, own)
+        products = self.relaxation.products
+        return ClampedGraph(x, wiring, values, tensors, drive, products=products)
 
     def parameter_groups(self, learning_rates: Sequence[float] | float) -> list[dict[str, Any]]:
         """Optimizer groups with one learning rate per layer, first to last, the readout's last.
