@@ -103,6 +103,7 @@ def test_a_recorded_step_is_the_step_itself(build, nudging):
             for trained in (model, recorded):
                 for p in trained.parameters():
                     p.sub_(0.1 * (p.grad if p.grad is not None else 0.0))
+    recorded.check_recorded()
     assert recorded.settling.steps == RULE.free_steps
 
 
@@ -134,11 +135,13 @@ def test_recorded_phases_report_later():
     model = with_cuda_graphs(network())
     assert model.settling is None
     model(batch()[0])
+    assert model.settling is None  # nothing is brought to the host yet
+    model.check_recorded()
     assert model.settling.settled
     model(torch.full((5, 6), torch.nan))
     model(batch()[0])  # what was not finite is not forgotten
     with pytest.raises(DivergenceError, match="recorded phase"):
-        _ = model.settling
+        model.check_recorded()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, warn_user
+from continual_ep.errors import ConfigurationError, WarnOnce
 
 #: Steps without a flip after which a threshold is reported that flips nothing.
 PATIENCE = 500
@@ -65,7 +65,7 @@ class BinaryFlips(torch.optim.Optimizer):
         #: Part of the weights that flipped in the last step.
         self.flipped = 0.0
         self._quiet_steps = 0
-        self._warned: set[str] = set()
+        self._warnings = WarnOnce()
 
     def _weights(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"] if p.dim() > 1]
@@ -91,7 +91,7 @@ class BinaryFlips(torch.optim.Optimizer):
                 flipped.append(flip.sum())
                 total += flip.numel()
         if total:
-            self._look_at(float(torch.stack(flipped).sum()) / total)
+            self._check_share(float(torch.stack(flipped).sum()) / total)
         return loss
 
     def _flips(self, weight: nn.Parameter, group: dict[str, Any]) -> Tensor:
@@ -103,19 +103,19 @@ class BinaryFlips(torch.optim.Optimizer):
         found: Tensor = weight.sign() * state["mean"] > group["threshold"]
         return found
 
-    def _look_at(self, share: float) -> None:
+    def _check_share(self, share: float) -> None:
         """Warn, once, of a threshold that flips everything or nothing."""
         self.flipped = share
         self._quiet_steps = 0 if share else self._quiet_steps + 1
         if share > 0.5:
-            self._once(
-                f"the threshold flips nearly everything: {share:.0%} of the weights in one step"
+            self._warn(
+                "flips all",
+                f"the threshold flips nearly everything: {share:.0%} of the weights in one step",
             )
         if self._quiet_steps == PATIENCE:
-            self._once(f"the threshold flips nothing: no weight in {PATIENCE} steps")
+            self._warn(
+                "flips nothing", f"the threshold flips nothing: no weight in {PATIENCE} steps"
+            )
 
-    def _once(self, message: str) -> None:
-        kind = message.partition(":")[0]
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warn_user(f"{message}. Choose another threshold or adaptivity.")
+    def _warn(self, key: str, message: str) -> None:
+        self._warnings.warn(key, f"{message}. Choose another threshold or adaptivity.")

@@ -89,6 +89,5 @@ class ContinualEP(SecondPhaseRule):
             if self.rate:
                 for weight, change in zip(weights, changes, strict=True):
                     weight.sub_(change, alpha=self.rate)
-                clamped = network.clamp(x, weights)
-                clamped.wants_input = phase.clamped.wants_input
+                clamped = network.clamp(x, weights, wants_input=phase.clamped.wants_input)
         return total, to_input

@@ -120,8 +120,7 @@ class RecordedPhases:
 
         def second_phase(output_gradient: Tensor, weights: Tensor | None = None) -> list[Tensor]:
             terms = [(loss, weights)] if loss is not None and weights is not None else []
-            clamped = self._network.clamp(x, drives=drives)
-            clamped.wants_input = wants_input
+            clamped = self._network.clamp(x, drives=drives, wants_input=wants_input)
             phase = FreePhase(
                 self._network, clamped, states, Nudging(terms, nudging.readout), check_finite=False
             )

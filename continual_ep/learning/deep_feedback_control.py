@@ -129,9 +129,10 @@ class DeepFeedbackControl(StackRule):
                 "smaller nudge, or lower the learning rate"
             )
         if self.control_steps > 1 and bool(moved.norm() > UNSETTLED * control.norm()):
-            network.warn_once(
+            network.warnings.warn(
+                "controller unsettled",
                 "the controller did not settle: its last step still moved it by more than a tenth. Give more "
-                "control_steps, a larger leak, or targets within the output's reach."
+                "control_steps, a larger leak, or targets within the output's reach.",
             )
         return state
 

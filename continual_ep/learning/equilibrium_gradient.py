@@ -76,9 +76,10 @@ class EquilibriumGradient(SecondPhaseRule):
                 if change <= limit:
                     return adjoints
         if self.tolerance is not None:
-            phase.network.warn_once(
+            phase.network.warnings.warn(
+                "adjoint unsettled",
                 f"the adjoint did not converge: after {self.adjoint_steps} steps it still changed by "
                 f"{change:.2g} per step (limit {limit:.2g}), so the gradient is not exact. Give more "
-                "adjoint_steps, or lower the gain of the weights."
+                "adjoint_steps, or lower the gain of the weights.",
             )
         return adjoints

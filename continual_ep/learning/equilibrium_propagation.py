@@ -192,10 +192,11 @@ class EquilibriumPropagation(SecondPhaseRule):
         for layer, (a, b) in enumerate(zip(nudged, free, strict=True), start=1):
             signal, size = float((a - b).abs().max()), float(b.abs().max())
             if 0.0 < size and signal < limit * size:
-                phase.network.warn_once(
+                phase.network.warnings.warn(
+                    "signal lost in rounding",
                     f"the teaching signal is lost in rounding: in layer {layer} it is {signal:.1g} of states "
                     f"up to {size:.2g} in {str(b.dtype).removeprefix('torch.')}. Use "
-                    "teaching='difference', a larger feedback_scale, or network.double()."
+                    "teaching='difference', a larger feedback_scale, or network.double().",
                 )
                 return
 

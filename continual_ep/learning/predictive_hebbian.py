@@ -65,15 +65,16 @@ class PredictiveHebbian(SecondPhaseRule):
         batch = len(target)
         if batch < 2:
             # The last batch of an epoch may be that small.
-            phase.network.warn_once(
-                "nothing is learned from a batch of one: its sample would have to be fitted and learned"
+            phase.network.warnings.warn(
+                "batch of one",
+                "PredictiveHebbian learns nothing from a batch of one: predictions are fitted on one part "
+                "of the batch and used on the other",
             )
             nothing = [torch.zeros_like(p) for p in phase.network.dynamical_parameters]
             x = phase.clamped.x
             return nothing, torch.zeros_like(x) if phase.clamped.wants_input else None
         cut = min(batch - 1, max(1, int(self.fitted * batch)))
-        clamped = phase.network.clamp(phase.clamped.x[cut:])
-        clamped.wants_input = False
+        clamped = phase.network.clamp(phase.clamped.x[cut:], wants_input=False)
         rest = clamped.initial_states()
         taught = [target[cut:]]
         if len(rest) > 1:

@@ -131,7 +131,7 @@ class _FreePhase(torch.autograd.Function):
             ctx.clamped, ctx.trace = None, []
             network.note_change(change, rule.free_steps)
             return ctx.states[-1].clone(memory_format=torch.contiguous_format)
-        clamped = network.clamp(x, parameters)
+        clamped = network.clamp(x, parameters, wants_input=ctx.needs_input_grad[3])
         settled = rule.free_phase(network, clamped)
         network.note_settling(settled, rule.tolerance)
         ctx.states, ctx.clamped, ctx.trace = settled.states, clamped, settled.trace
@@ -150,8 +150,9 @@ class _FreePhase(torch.autograd.Function):
             else:
                 _refuse_infinite_force(output_gradient)
                 # A recording has been used for another batch since: its clamp is gone.
-                clamped = ctx.clamped or ctx.network.clamp(x.detach(), parameters)
-                clamped.wants_input = wants_input
+                clamped = ctx.clamped or ctx.network.clamp(
+                    x.detach(), parameters, wants_input=wants_input
+                )
                 phase = FreePhase(ctx.network, clamped, ctx.states, ctx.nudging, ctx.trace)
                 gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
         # Autograd may come back with other losses when the graph is retained.

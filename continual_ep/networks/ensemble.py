@@ -96,6 +96,7 @@ class Ensemble(RecurrentModule):
         parameters: Sequence[Tensor] | None = None,
         *,
         drives: Sequence[Tensor] = (),
+        wants_input: bool = True,
     ) -> ClampedLayers:
         """The members with their inputs clamped to ``x``, shape ``(members, batch, sizes[0])``."""
         if parameters is None:
@@ -112,6 +113,7 @@ class Ensemble(RecurrentModule):
             drives[0] if drives else None,
             time_steps=own or None,
             scales=template.feedback_scales,
+            wants_input=wants_input,
             products=self.relaxation.products,
         )
 

@@ -153,6 +153,7 @@ class RecurrentNetwork(RecurrentModule):
         parameters: Sequence[Tensor] | None = None,
         *,
         drives: Sequence[Tensor] = (),
+        wants_input: bool = True,
     ) -> ClampedGraph:
         """The network with its input clamped; ``parameters`` None for no graph through them."""
         own = self.dynamical_parameters
@@ -169,7 +170,7 @@ class RecurrentNetwork(RecurrentModule):
         drive = dict(zip(driven, drives, strict=True)) if drives else {}
         wiring = Wiring(self.links, self.shapes, self.activations, self.time_steps, own)
         products = self.relaxation.products
-        return ClampedGraph(x, wiring, values, tensors, drive, products=products)
+        return ClampedGraph(x, wiring, values, tensors, drive, wants_input, products)
 
     def parameter_groups(self, learning_rates: Sequence[float] | float) -> list[dict[str, Any]]:
         """Optimizer groups with one learning rate per layer, first to last, the readout's last.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, warn_user
+from continual_ep.errors import ConfigurationError, WarnOnce
 from continual_ep.learning.backprop import Backprop
 from continual_ep.learning.feedforward import FeedforwardRule, StackRule
 from continual_ep.networks.layered import (
@@ -96,7 +96,8 @@ class MLP(LayeredNetwork):
         self.activation, self.readout = activation, readout
         self.dropout, self.dropout_rescale = dropout, dropout_rescale
         self.learning = rule
-        self._warned: set[str] = set()
+        #: What has been warned of in the life of this network.
+        self.warnings = WarnOnce()
         self._function = activation_named(activation, FEEDFORWARD_ACTIVATIONS)
         pairs = list(pairwise(self.sizes))
         gains = per_layer(gain, len(pairs), "gain")
@@ -152,13 +153,6 @@ class MLP(LayeredNetwork):
             currents.append(current)
             activations.append(self.activate(layer, current))
         return currents, activations[1:]
-
-    def warn_once(self, message: str) -> None:
-        """Warn of a kind of trouble once in the life of this network."""
-        kind = message.split(":")[0]
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warn_user(message)
 
     # -- with a graph ----------------------------------------------------------------------------------
 

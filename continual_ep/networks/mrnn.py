@@ -138,6 +138,7 @@ class MRNN(RecurrentModule, LayeredNetwork):
         parameters: Sequence[Tensor] | None = None,
         *,
         drives: Sequence[Tensor] = (),
+        wants_input: bool = True,
     ) -> ClampedLayers:
         """The network with its input clamped to ``x``, shape ``(batch, sizes[0])``."""
         if parameters is None:
@@ -152,6 +153,7 @@ class MRNN(RecurrentModule, LayeredNetwork):
             drives[0] if drives else None,
             time_steps=self.time_steps,
             scales=self.feedback_scales,
+            wants_input=wants_input,
             products=self.relaxation.products,
         )
 

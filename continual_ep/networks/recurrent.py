@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, DivergenceError, warn_user
+from continual_ep.errors import ConfigurationError, DivergenceError, WarnOnce
 from continual_ep.learning.cuda_graphs import CHECK_RECORDED_EVERY, CudaGraphs
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.relaxation import Relaxation, Settled, settle
@@ -47,12 +47,14 @@ class RecurrentModule(nn.Module):
 
     def __init__(self, learning: RecurrentRule) -> None:
         super().__init__()
-        self._settling: Settling | None = None
-        self._warned: set[str] = set()
-        #: Phases recorded for replay.
+        #: Statistics of the last free phase; None before the first.
+        self.settling: Settling | None = None
+        #: What has been warned of in the life of this network.
+        self.warnings = WarnOnce()
         self.cuda_graphs = CudaGraphs()
-        self._change: tuple[Tensor, int] | None = None
-        self._unwatched = 0
+        # The largest change of any unit in the recorded phases that were not checked, and their steps.
+        self._recorded: tuple[Tensor, int] | None = None
+        self._unchecked = 0
         self.learning = learning
 
     @property
@@ -87,11 +89,13 @@ class RecurrentModule(nn.Module):
         parameters: Sequence[Tensor] | None = None,
         *,
         drives: Sequence[Tensor] = (),
+        wants_input: bool = True,
     ) -> Any:
         """The network with its input clamped, see :class:`~continual_ep.relaxation.protocols.Clamped`.
 
         :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
         :param drives: ``drives`` of an earlier clamp of the same input, if they are known.
+        :param wants_input: whether gradients of the input will be asked for.
         """
 
     @abstractmethod
@@ -165,54 +169,46 @@ class RecurrentModule(nn.Module):
 
     # -- what is said of it ------------------------------------------------------------------------
 
-    @property
-    def settling(self) -> Settling | None:
-        """Statistics of the last free phase; None before the first.
+    def check_recorded(self) -> None:
+        """Look at the phases recorded as CUDA graphs since the last check, which waits for the GPU.
 
-        :raises DivergenceError: when a recorded phase has left the finite numbers.
+        Called every :data:`~continual_ep.learning.cuda_graphs.CHECK_RECORDED_EVERY` batches; afterwards
+        :attr:`settling` holds their statistics.
+
+        :raises DivergenceError: when one has left the finite numbers.
         """
-        if self._change is not None:
-            (change, steps), self._change = self._change, None
-            self._unwatched = 0
-            residual = float(change)
-            if not residual < math.inf:
-                raise DivergenceError(
-                    f"a recorded phase left the finite numbers within the last {CHECK_RECORDED_EVERY} "
-                    "batches: look at the input, lower dt, beta, the learning rate or the weights' gain; "
-                    "with relaxation.cuda_graphs=False the step is named"
-                )
-            self.note_settling(Settled([], steps, residual), None)
-        return self._settling
-
-    @settling.setter
-    def settling(self, settling: Settling | None) -> None:
-        self._settling = settling
+        if self._recorded is None:
+            return
+        (change, steps), self._recorded = self._recorded, None
+        self._unchecked = 0
+        residual = float(change)
+        if not residual < math.inf:
+            raise DivergenceError(
+                f"a recorded phase left the finite numbers within the last {CHECK_RECORDED_EVERY} "
+                "batches: look at the input, lower dt, beta, the learning rate or the weights' gain; "
+                "with relaxation.cuda_graphs=False the step is named"
+            )
+        self.note_settling(Settled([], steps, residual), None)
 
     def note_change(self, change: Tensor, steps: int) -> None:
-        """Keep what a recorded phase says of itself; it is looked at now and then."""
-        if self._change is not None:
+        """Keep how much the units of a recorded phase still moved, until :meth:`check_recorded`."""
+        if self._recorded is not None:
             # NaN wins over every number.
-            change = torch.maximum(change, self._change[0])
-        self._change = (change.clone(), steps)
-        self._unwatched += 1
-        if self._unwatched >= CHECK_RECORDED_EVERY:
-            _ = self.settling
+            change = torch.maximum(change, self._recorded[0])
+        self._recorded = (change.clone(), steps)
+        self._unchecked += 1
+        if self._unchecked >= CHECK_RECORDED_EVERY:
+            self.check_recorded()
 
     def note_settling(self, settled: Settled, tolerance: float | None) -> None:
         """Keep the statistics of a free phase; warn once in the life of this network."""
         limit = UNSETTLED if tolerance is None else tolerance
-        self._settling = Settling(settled.steps, settled.residual, settled.residual <= limit)
-        if not self._settling.settled:
-            self.warn_once(
+        self.settling = Settling(settled.steps, settled.residual, settled.residual <= limit)
+        if not self.settling.settled:
+            self.warnings.warn(
+                "free phase unsettled",
                 f"the free phase did not settle: after {settled.steps} steps a unit still moved by "
                 f"{settled.residual:.2g} per step (limit {limit:g}). Give more free_steps, or lower dt, "
                 "the gain or feedback_scale. This is said once; network.settling holds the statistics of "
-                "the last phase."
+                "the last phase.",
             )
-
-    def warn_once(self, message: str) -> None:
-        """Warn of a kind of trouble once in the life of this network."""
-        kind = message.split(":")[0]
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warn_user(message)

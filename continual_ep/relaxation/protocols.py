@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from continual_ep.errors import WarnOnce
 from continual_ep.relaxation.activations import Activation
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ class ClampedDynamics(Clamped, Protocol):
     unless ``wants_input``.
     """
 
-    wants_input: bool
     x: Tensor
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether gradients of the input are asked for, a product as large as the drive."""
 
     @property
     def drives(self) -> list[Tensor]:
@@ -132,6 +136,8 @@ class SettlingNetwork(Protocol):
 
     relaxation: "Relaxation"
     training: bool
+    #: What has been warned of in the life of this network.
+    warnings: WarnOnce
 
     @property
     def activations(self) -> Sequence[Activation]:
@@ -162,11 +168,13 @@ class SettlingNetwork(Protocol):
         parameters: Sequence[Tensor] | None = None,
         *,
         drives: Sequence[Tensor] = (),
+        wants_input: bool = True,
     ) -> ClampedDynamics:
         """The network with its input clamped.
 
         :param parameters: in the order of :attr:`dynamical_parameters`; default these, detached.
         :param drives: ``drives`` of an earlier clamp of the same input, if they are known.
+        :param wants_input: whether gradients of the input will be asked for.
         """
 
     def read(self, state: Tensor) -> Tensor:
@@ -178,13 +186,11 @@ class SettlingNetwork(Protocol):
     def note_change(self, change: Tensor, steps: int) -> None:
         """Keep how much the units of a recorded phase still moved."""
 
-    def warn_once(self, message: str) -> None:
-        """Warn of a kind of trouble once in the life of this network."""
-
 
 class LayerStack(Protocol):
     """A stack of feed-forward layers, as a learning rule of whole stacks sees it."""
 
+    warnings: WarnOnce
     weights: Any
     biases: Any
     backward_weights: Any
@@ -208,6 +214,3 @@ class LayerStack(Protocol):
 
         :param pushes: what is added to the current of each layer, ``(batch, n_l)``.
         """
-
-    def warn_once(self, message: str) -> None:
-        """Warn of a kind of trouble once in the life of this network."""
