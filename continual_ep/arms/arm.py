@@ -130,7 +130,8 @@ def _mechanism(
 
 def _check_combination(arm: str, mechanisms: Mapping[str, Mechanism]) -> None:
     for (one, first), (other, second) in combinations(mechanisms.items(), 2):
-        for name, mechanism, partner in ((one, first, other), (other, second, one)):
+        sides = ((one, first, other, second), (other, second, one, first))
+        for name, mechanism, partner, partner_mechanism in sides:
             if mechanism.is_reference:
                 raise ConfigurationError(
                     f"arm {arm!r}: {name} answers without a trained network, so that {partner} "
@@ -141,6 +142,11 @@ def _check_combination(arm: str, mechanisms: Mapping[str, Mechanism]) -> None:
                 also = f"; it can be combined with {', '.join(sorted(allowed))}" if allowed else ""
                 raise ConfigurationError(
                     f"arm {arm!r}: {name} cannot be combined with {partner}{also}"
+                )
+            reason = mechanism.conflict(partner_mechanism)
+            if reason is not None:
+                raise ConfigurationError(
+                    f"arm {arm!r}: {name} cannot be combined with {partner}: {reason}"
                 )
         shared = first.takes & second.takes
         if shared:

@@ -103,6 +103,10 @@ class Mechanism(Options, ABC):
         """
         return None
 
+    def conflict(self, other: "Mechanism") -> str | None:
+        """Why it cannot be combined with another mechanism, or None."""
+        return None
+
     @abstractmethod
     def install(self, assembly: Assembly) -> None:
         """Add plugins, a loss or a training loop.
