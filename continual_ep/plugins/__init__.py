@@ -1,9 +1,23 @@
-"""What the package adds to Avalanche's strategies: plugins that sleep, rehearse, feed and augment."""
+"""What the package adds to Avalanche's strategies: plugins that sleep, rehearse, correct and feed."""
 
 from continual_ep.plugins.augmentation import Augmentation
 from continual_ep.plugins.awake_rehearsal import AwakeRehearsal
 from continual_ep.plugins.batch_feed import BatchFeed
+from continual_ep.plugins.bias_correction import BiasCorrection
+from continual_ep.plugins.freeze_hidden import FreezeHidden
 from continual_ep.plugins.grapes import Grapes
+from continual_ep.plugins.labels_trick import LabelsTrick
 from continual_ep.plugins.sleep_replay import SleepReplay
+from continual_ep.plugins.weight_averaging import WeightAveraging
 
-__all__ = ["Augmentation", "AwakeRehearsal", "BatchFeed", "Grapes", "SleepReplay"]
+__all__ = [
+    "Augmentation",
+    "AwakeRehearsal",
+    "BatchFeed",
+    "BiasCorrection",
+    "FreezeHidden",
+    "Grapes",
+    "LabelsTrick",
+    "SleepReplay",
+    "WeightAveraging",
+]

@@ -1,0 +1,38 @@
+"""Elastic weight consolidation: weights that matter to earlier experiences are held back."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from continual_ep.arms.assembly import Assembly
+from continual_ep.arms.mechanism import Mechanism, Needs
+from continual_ep.arms.online_ewc import refuse_small_experiences
+from continual_ep.options import option
+
+
+@dataclass(frozen=True)
+class EWC(Mechanism):
+    r"""Elastic weight consolidation (EWC), by Avalanche's plugin.
+
+    .. math:: L = \ell + \lambda \sum_k \sum_i F^k_i\, (\theta_i - \theta^k_i)^2, \qquad
+              F^k = \frac{1}{B} \sum_b (\partial \ell_b / \partial \theta)^2
+
+    with the weights :math:`\theta^k` after experience k. Kept: weights and importances of every
+    experience, two numbers for each weight and experience. Source: Kirkpatrick et al. 2017
+    (arXiv:1612.00796).
+
+    Deviations: F is the squared gradient of the mean loss of a batch, averaged over the B batches
+    of the experience, not of single samples, which makes it smaller by about the batch size; labels
+    are the true ones (the empirical Fisher information); the penalty has no factor 1/2.
+    """
+
+    main: ClassVar[str | None] = "strength"
+    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=False)
+    sources: ClassVar[tuple[str, ...]] = ("kirkpatrick2017",)
+
+    strength: float = option(10.0, "weight of the penalty in the loss", gt=0)
+
+    def install(self, assembly: Assembly) -> None:
+        from continual_ep.plugins import penalties
+
+        refuse_small_experiences("ewc", assembly)
+        assembly.add("ewc", penalties.EWC(self.strength))
