@@ -431,7 +431,7 @@ def test_the_order_of_mixed_batches_is_the_seeds_alone(benchmark, share):
     assert len(set(map(str, orders(0, 1)))) > 1
 
 
-def test_a_memory_of_nothing_takes_in_nothing(benchmark):
+def test_an_empty_experience_adds_no_exemplar(benchmark):
     memory = AwakeRehearsal(per_class=2).memory
     experience = benchmark.train_stream[0]
 

@@ -64,8 +64,8 @@ def test_a_run_cites_what_it_uses(tmp_path: Path):
     )
     with opened_folder(config) as folder:
         text = (folder / "citations.bib").read_text()
-    found = set(re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE))
-    assert found == {
+    keys = set(re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE))
+    assert keys == {
         *("lomonaco2021", "scellier2017", "laborieux2021", "kubo2022", "meulemans2021"),
         *("meulemans2022", "dellaferrera2022", "tadros2022", "kubo2025"),
     }

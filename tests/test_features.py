@@ -77,8 +77,8 @@ def test_framing_is_that_of_torchvision():
     published = models.MobileNet_V2_Weights.DEFAULT.transforms()
     ours = as_preprocessing_of("mobilenet_v2")
     expected = published(image)
-    found = ours.normalised(ours.framed(image)[None].float() / 255)[0]
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    result = ours.normalised(ours.framed(image)[None].float() / 255)[0]
+    torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
 
 
 def as_preprocessing_of(name):
@@ -138,7 +138,7 @@ def test_decoding_never_runs_far_ahead(tmp_path, monkeypatch):
     stream.close()
 
 
-def test_corrupt_images_are_named_or_left_out(tmp_path):
+def test_corrupt_images_raise_or_are_skipped(tmp_path):
     folder = image_folder(tmp_path)
     (folder / "train" / "cat" / "1.png").write_bytes(b"no image at all")
     whole = (folder / "train" / "dog" / "0.png").read_bytes()
@@ -146,8 +146,8 @@ def test_corrupt_images_are_named_or_left_out(tmp_path):
     files = file_list(folder / "train")
     with pytest.raises(InputError, match=r"cat/1\.png.*on_corrupt='skip'"):
         list(decoded(files, SMALL))
-    found = list(decoded(files, SMALL, on_corrupt="skip"))
-    assert [i for i, x in enumerate(found) if x is None] == [1, 4]
+    images = list(decoded(files, SMALL, on_corrupt="skip"))
+    assert [i for i, x in enumerate(images) if x is None] == [1, 4]
     with pytest.raises(ConfigurationError, match="on_corrupt"):
         next(decoded(files, SMALL, on_corrupt="ignore"))
 
@@ -178,23 +178,23 @@ def test_skipped_images_are_listed_and_their_labels_left_out(tmp_path):
 # ---- backbones ---------------------------------------------------------------------------------
 
 
-def test_features_are_what_the_classifier_would_get(tmp_path):
+def test_features_equal_the_input_of_the_classifier(tmp_path):
     torch.manual_seed(1)
     whole = models.resnet18(weights=None).eval()
     torch.save(whole.state_dict(), tmp_path / "resnet.pth")
     x = torch.rand(2, 3, 64, 64)
-    found = as_backbone(
+    loaded = as_backbone(
         "resnet18", weights=tmp_path / "resnet.pth", preprocessing={"resize": 64, "crop": 64}
     ).to("cpu")
-    expected = whole(found.preprocessing.normalised(x))
-    torch.testing.assert_close(whole.fc(found.features(x)), expected, atol=1e-4, rtol=1e-4)
-    assert found.features(x).shape == (2, 512)
+    expected = whole(loaded.preprocessing.normalised(x))
+    torch.testing.assert_close(whole.fc(loaded.features(x)), expected, atol=1e-4, rtol=1e-4)
+    assert loaded.features(x).shape == (2, 512)
 
 
 @pytest.mark.parametrize(
     ("name", "width"), [("mobilenet_v2", 1280), ("vgg16", 4096), ("resnet50", 2048)]
 )
-def test_named_backbones_lose_their_last_layer_only(name, width, tmp_path):
+def test_named_backbones_end_before_the_classifier(name, width, tmp_path):
     from continual_ep.features.backbones import _without_head
 
     with torch.device("meta"):
@@ -222,10 +222,10 @@ def test_published_weights_are_found_where_torch_keeps_them(tmp_path, monkeypatc
     whole = models.mobilenet_v2(weights=None)
     (tmp_path / "checkpoints").mkdir()
     torch.save(whole.state_dict(), tmp_path / "checkpoints" / "mobilenet_v2-7ebf99e0.pth")
-    found = as_backbone("mobilenet_v2")
-    assert found.preprocessing.resize == 232 and found.preprocessing.crop == 224
-    own = found.network.state_dict()
-    assert all(torch.equal(own[key], whole.state_dict()[key]) for key in own)
+    loaded = as_backbone("mobilenet_v2")
+    assert loaded.preprocessing.resize == 232 and loaded.preprocessing.crop == 224
+    state = loaded.network.state_dict()
+    assert all(torch.equal(state[key], whole.state_dict()[key]) for key in state)
 
 
 def test_unusable_weights(tmp_path):
@@ -250,19 +250,19 @@ def test_unusable_weights(tmp_path):
         as_backbone("squeezenet1_0", weights=tmp_path / "x.safetensors")
 
 
-def test_wrapped_state_dicts_are_understood(tmp_path):
+def test_wrapped_state_dicts_are_loaded(tmp_path):
     wrapped = {"state_dict": {"module.weight": torch.tensor(3.0)}}
     torch.save(wrapped, tmp_path / "a.pth")
-    found = as_backbone(Means(), weights=tmp_path / "a.pth")
-    assert found.network.weight == 3
+    loaded = as_backbone(Means(), weights=tmp_path / "a.pth")
+    assert loaded.network.weight == 3
 
 
-def test_a_function_in_a_module_of_ones_own(tmp_path, monkeypatch):
+def test_a_backbone_from_the_users_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("def halves():\n    return lambda x: x.mean((2, 3)) / 2\n")
-    found = as_backbone("mine:halves", preprocessing=SMALL)
+    loaded = as_backbone("mine:halves", preprocessing=SMALL)
     x = torch.rand(2, 3, 8, 8)
-    torch.testing.assert_close(found.features(x), SMALL.normalised(x).mean((2, 3)) / 2)
+    torch.testing.assert_close(loaded.features(x), SMALL.normalised(x).mean((2, 3)) / 2)
     for wrong in ("mine:thirds", "nowhere:halves"):
         with pytest.raises(ConfigurationError, match="cannot be imported"):
             as_backbone(wrong)
@@ -272,20 +272,20 @@ def test_a_function_in_a_module_of_ones_own(tmp_path, monkeypatch):
         as_backbone(Means(), preprocessing={"zoom": 2})
 
 
-def test_dinov2_takes_its_published_keys(tmp_path):
+def test_dinov2_loads_its_published_keys(tmp_path):
     timm = pytest.importorskip("timm")
     small = timm.create_model(
         "vit_small_patch14_dinov2.lvd142m", num_classes=0, dynamic_img_size=True
     ).eval()
     state = {**small.state_dict(), "mask_token": torch.zeros(1, 384)}
     torch.save(state, tmp_path / "dinov2_vits14_pretrain.pth")
-    found = as_backbone(
+    loaded = as_backbone(
         "dinov2_vits14",
         weights=tmp_path / "dinov2_vits14_pretrain.pth",
         preprocessing={"resize": 28, "crop": 28},
     ).to("cpu")
     x = torch.rand(1, 3, 28, 28)
-    torch.testing.assert_close(found.features(x), small(found.preprocessing.normalised(x)))
+    torch.testing.assert_close(loaded.features(x), small(loaded.preprocessing.normalised(x)))
 
 
 # ---- the cache ---------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_features_are_computed_once(tmp_path):
     assert torch.equal(stored["x"], torch.from_numpy(np.array(x)))
 
 
-def test_nothing_is_ever_mixed_up(tmp_path):
+def test_every_change_of_data_or_options_makes_an_entry_of_its_own(tmp_path):
     folder = image_folder(tmp_path / "images") / "train"
     files = file_list(folder)
     options = Extraction(tmp_path / "c")
@@ -365,7 +365,7 @@ def waiting_process(folder, cache_folder):
     )
 
 
-def test_killed_extractions_go_on_where_they_were(tmp_path):
+def test_a_killed_extraction_resumes(tmp_path):
     folder = image_folder(tmp_path / "images", train=60) / "train"
     process = waiting_process(folder, tmp_path / "c")
     deadline = time.monotonic() + 60
@@ -407,7 +407,7 @@ def test_two_processes_share_one_computation(tmp_path):
     ]
 
 
-def test_interrupted_between_any_two_writes_nothing_is_lost_or_doubled(tmp_path, monkeypatch):
+def test_interrupts_between_writes_lose_and_repeat_no_row(tmp_path, monkeypatch):
     files = file_list(image_folder(tmp_path / "images", train=10) / "train")
     options = Extraction(tmp_path / "c", batch_size=4)
     original, calls = cache._write, []
@@ -422,15 +422,15 @@ def test_interrupted_between_any_two_writes_nothing_is_lost_or_doubled(tmp_path,
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             extract({"train": files}, features_of(Means()), options)
-    found = extract({"train": files}, features_of(Means()), options)
+    resumed = extract({"train": files}, features_of(Means()), options)
     monkeypatch.undo()
     whole = extract(
         {"train": files}, features_of(Means()), Extraction(tmp_path / "d", batch_size=4)
     )
-    assert np.array_equal(found["train"].x, whole["train"].x)
+    assert np.array_equal(resumed["train"].x, whole["train"].x)
 
 
-def test_a_full_disk_says_so_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_raises_and_keeps_the_rows_written(tmp_path, monkeypatch):
     files = file_list(image_folder(tmp_path / "images", train=10) / "train")
     options = Extraction(tmp_path / "c", batch_size=4)
     original, calls = cache._write, []
@@ -450,7 +450,7 @@ def test_a_full_disk_says_so_and_loses_nothing(tmp_path, monkeypatch):
     assert network.seen == 20 - 8  # two batches had been written
 
 
-def test_a_file_larger_than_the_disk_allows_is_known_at_the_start(tmp_path):
+def test_a_file_larger_than_the_disk_is_refused_at_the_start(tmp_path):
     folder = image_folder(tmp_path / "images", train=10) / "train"
     limit = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
@@ -475,7 +475,7 @@ def test_a_read_only_cache_folder(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOENT])
-def test_a_cache_folder_that_refuses(tmp_path, monkeypatch, code):
+def test_a_cache_folder_that_cannot_be_written(tmp_path, monkeypatch, code):
     files = file_list(image_folder(tmp_path / "images") / "train")
 
     def refuse(*arguments, **options):
@@ -495,7 +495,7 @@ def test_a_finished_cache_is_read_without_writing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["card", "short", "junk"])
-def test_damaged_entries_are_named(tmp_path, damage):
+def test_damaged_entries_raise_an_error(tmp_path, damage):
     files = file_list(image_folder(tmp_path / "images") / "train")
     extract({"train": files}, features_of(Means()), Extraction(tmp_path / "c"))
     entry = next((tmp_path / "c").iterdir())
@@ -567,12 +567,12 @@ def test_large_sets_of_features_stay_on_disk(tmp_path, monkeypatch):
         ({"on_corrupt": "shrug"}, "on_corrupt"),
     ],
 )
-def test_options_that_do_not_belong(options, message):
+def test_image_options_without_their_backbone_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         class_incremental("digits", images=Images(**options))
 
 
-def test_vectors_have_no_features(tmp_path):
+def test_a_backbone_refuses_vectors(tmp_path):
     x, y = np.zeros((2, 5), np.float32), np.arange(2)
     np.savez(tmp_path / "a.npz", train_x=x, train_y=y, test_x=x, test_y=y)
     with pytest.raises(ConfigurationError, match="vectors of 5 features"):

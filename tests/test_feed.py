@@ -295,7 +295,7 @@ def test_streams_of_this_package():
             assert_same(TaskBalancedDataLoader(experience.dataset, batch_size=64, shuffle=True))
 
 
-def test_a_set_that_the_device_has_no_room_for_stays_where_it_is(monkeypatch):
+def test_a_set_larger_than_device_memory_stays_where_it_is(monkeypatch):
     def full(self, device):
         raise torch.OutOfMemoryError("no room")
 
@@ -420,7 +420,7 @@ REASONS = {
 }
 
 
-def test_distributed_training_and_ffcv_are_left_alone():
+def test_distributed_and_ffcv_loaders_are_refused():
     loader = SingleDatasetDataLoader(DATA, 8)
     loader.distributed_sampling = True
     with pytest.raises(UnsupportedLoader, match="distributed"):
@@ -432,7 +432,7 @@ def test_distributed_training_and_ffcv_are_left_alone():
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_what_cannot_be_fed_is_refused_with_the_reason(name):
+def test_unsupported_loaders_are_refused_with_the_reason(name):
     make, reason = REASONS[name]
     with pytest.raises(UnsupportedLoader, match=reason):
         feed(make())
@@ -533,7 +533,7 @@ def outcome(name, benchmark, feeding, epochs=2, before=(), **options):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_training_gives_the_same_weights_with_and_without(name, stream):
+def test_training_gives_the_same_weights_with_and_without_batch_feed(name, stream):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ContinualEPWarning)  # biases that sleep cannot replay
         ours, theirs = outcome(name, stream, True), outcome(name, stream, False)
@@ -555,19 +555,19 @@ def test_task_labels_and_domains_and_periodic_evaluation():
             assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
-def test_ep_networks_are_fed(stream):
-    found = []
+def test_ep_networks_train_from_whole_batches(stream):
+    weights = []
     for plugins in ([BatchFeed()], []):
         torch.manual_seed(1)
         strategy = EPStrategy(
             sizes=(64, 12, 10), plugins=plugins, evaluator=None, eval_every=1, train_epochs=2
         )
         strategy.train(stream.train_stream[0])
-        found.append([p.detach().clone() for p in strategy.model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        weights.append([p.detach().clone() for p in strategy.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def test_a_loader_that_cannot_be_fed_stays_and_is_named_once(stream):
+def test_an_unsupported_loader_stays_and_warns_once(stream):
     def collate(samples):
         return torch.utils.data.default_collate(samples)
 
@@ -594,9 +594,9 @@ def test_evaluation_reads_the_same_batches(stream):
     data = stream.test_stream[1].dataset.eval()
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    found = list(batches_of(data, 7))
+    batches = list(batches_of(data, 7))
     assert torch.equal(before, torch.get_rng_state())
-    for (x, y, task), (a, b, c) in zip(found, DataLoader(data, batch_size=7), strict=True):
+    for (x, y, task), (a, b, c) in zip(batches, DataLoader(data, batch_size=7), strict=True):
         assert torch.equal(x, a) and torch.equal(y, b) and torch.equal(task, c)
 
 
@@ -630,7 +630,7 @@ def test_parts_of_a_set_share_one_copy_on_a_device():
     parts = []
     for name in ("train", "validation"):
         for experience in benchmark.streams[name]:
-            (found,) = index_samples(experience.dataset).sets
-            parts.append(found.on("meta"))
+            (source,) = index_samples(experience.dataset).sets
+            parts.append(source.on("meta"))
     assert len({id(part.data) for part in parts}) == 1
     assert parts[0].data.device.type == "meta" and parts[0].rows.device.type == "meta"

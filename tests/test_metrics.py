@@ -126,7 +126,7 @@ def test_relations_between_the_definitions(matrix):
 
 
 @given(square)
-def test_no_sleep_gains_and_costs_nothing(matrix):
+def test_without_sleep_gain_and_cost_are_zero(matrix):
     assert metrics.new_task_cost(matrix, matrix) == 0
     assert len(matrix) == 1 or metrics.sleep_gain(matrix, matrix) == 0
 

@@ -69,8 +69,8 @@ def test_accuracies_are_those_of_single_samples_whatever_the_batch(benchmark):
     model = naive().model
     expected = by_hand(model, benchmark.test_stream)
     for batch_size in (1, 7, 1000):
-        found = accuracy_per_experience(model, benchmark.test_stream, batch_size=batch_size)
-        assert found.tolist() == expected.tolist()
+        measured = accuracy_per_experience(model, benchmark.test_stream, batch_size=batch_size)
+        assert measured.tolist() == expected.tolist()
 
 
 def test_rows_before_and_after_sleep_in_either_plugin_order(benchmark):
@@ -197,12 +197,12 @@ def test_joint_training_counts_all_columns(benchmark):
     )
     strategy.train(benchmark.train_stream)
     expected = by_hand(strategy.model, benchmark.test_stream)
-    found = matrix.summary()
-    assert found["average_accuracy"] == pytest.approx(expected.mean())
-    assert matrix.pooled_asleep[-1] == pytest.approx(found["pooled_accuracy"])
-    assert np.isnan(found["forgetting_max"]) and np.isnan(found["backward_transfer"])
+    summary = matrix.summary()
+    assert summary["average_accuracy"] == pytest.approx(expected.mean())
+    assert matrix.pooled_asleep[-1] == pytest.approx(summary["pooled_accuracy"])
+    assert np.isnan(summary["forgetting_max"]) and np.isnan(summary["backward_transfer"])
     again = AccuracyMatrix.from_dict(matrix.to_dict(), benchmark.test_stream)
-    assert again.summary() == pytest.approx(found, nan_ok=True)
+    assert again.summary() == pytest.approx(summary, nan_ok=True)
 
 
 def test_an_error_in_an_untrained_network_is_not_hidden(benchmark):

@@ -51,10 +51,10 @@ def test_emnist_letters_stand_upright_and_count_from_0(tmp_path):
     stored = np.zeros((52, 28, 28))
     stored[0, 3, 5] = 255  # the files have rows and columns exchanged
     write_idx(tmp_path / "EMNIST/raw/emnist-letters-train-images-idx3-ubyte", stored)
-    found = load_source("emnist-letters", tmp_path)
-    assert found.train_x[0, 5, 3] == 255 and found.train_x[0].sum() == 255
-    assert found.n_classes == 26 and found.class_names[:3] == ("a", "b", "c")
-    assert found.train_y[:3].tolist() == [0, 1, 2]
+    data = load_source("emnist-letters", tmp_path)
+    assert data.train_x[0, 5, 3] == 255 and data.train_x[0].sum() == 255
+    assert data.n_classes == 26 and data.class_names[:3] == ("a", "b", "c")
+    assert data.train_y[:3].tolist() == [0, 1, 2]
 
 
 def write_svhn(root):
@@ -95,10 +95,10 @@ def test_svhn(tmp_path, monkeypatch):
         for split in ("train", "test")
     }
     monkeypatch.setattr(sets.SVHN, "split_list", splits)
-    found = load_source("svhn", tmp_path)
-    assert found.train_x.shape == (20, 3, 32, 32)
-    assert found.train_x[4, 2, 7, 9] == x[7, 9, 2, 4]
-    assert found.train_y[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    data = load_source("svhn", tmp_path)
+    assert data.train_x.shape == (20, 3, 32, 32)
+    assert data.train_x[4, 2, 7, 9] == x[7, 9, 2, 4]
+    assert data.train_y[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
 
 
 def write_cifar(root, kind, label_key, classes, names_key):
@@ -127,10 +127,10 @@ def test_cifar(tmp_path, monkeypatch, stream, kind, label_key, names_key, classe
     with pytest.raises(InputError, match="damaged"):
         load_source(stream, tmp_path)
     trusting(monkeypatch, kind, folder)
-    found = load_source(stream, tmp_path)
-    assert found.n_classes == classes and found.class_names[3] == "kind 3"
-    assert found.train_x.shape[1:] == (3, 32, 32)
-    assert found.train_x[0, 1, 0, 0] == 200 and found.train_x[0, 0, 0, 0] == 0
+    data = load_source(stream, tmp_path)
+    assert data.n_classes == classes and data.class_names[3] == "kind 3"
+    assert data.train_x.shape[1:] == (3, 32, 32)
+    assert data.train_x[0, 1, 0, 0] == 200 and data.train_x[0, 0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "magic", "labels", "empty"])
@@ -160,7 +160,7 @@ def test_packed_files_are_pointed_at(tmp_path):
         load_source("mnist", tmp_path)
 
 
-@pytest.mark.parametrize("stream", [name for name, found in SOURCES.items() if found.files])
+@pytest.mark.parametrize("stream", [name for name, entry in SOURCES.items() if entry.files])
 def test_missing_sets_say_where_they_were_looked_for(tmp_path, stream):
     assert not SOURCES[stream].is_on_disk(tmp_path)
     with pytest.raises(MissingDataError, match=str(tmp_path)):
@@ -178,11 +178,11 @@ def picture(path, value=0):
 
 def pixels_of(benchmark, stream="test_stream"):
     """Label -> the grey values of its images."""
-    found = {}
+    pixels = {}
     for experience in getattr(benchmark, stream):
         for x, label, _ in experience.dataset:
-            found.setdefault(benchmark.class_names[label], []).append(round(float(x[0]) * 255))
-    return {name: sorted(values) for name, values in found.items()}
+            pixels.setdefault(benchmark.class_names[label], []).append(round(float(x[0]) * 255))
+    return {name: sorted(values) for name, values in pixels.items()}
 
 
 def stream_of(name, root, tmp_path, **options):
@@ -258,9 +258,9 @@ def test_images_in_folders_of_folders_and_hidden_files(tmp_path):
         picture(tmp_path / place)
     (tmp_path / "train/a/.hidden.png").write_bytes(b"")
     (tmp_path / "train/.cache").mkdir()
-    found = load_source(f"image-folder:{tmp_path}")
-    assert [found.train.path(i).name for i in range(2)] == ["1.PNG", "0.png"]
-    assert found.class_names == ("a",)
+    data = load_source(f"image-folder:{tmp_path}")
+    assert [data.train.path(i).name for i in range(2)] == ["1.PNG", "0.png"]
+    assert data.class_names == ("a",)
 
 
 # ---- the registry -----------------------------------------------------------------------------

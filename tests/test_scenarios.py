@@ -72,8 +72,8 @@ def test_impossible_choices_of_classes(classes):
 def test_task_labels_on_request():
     benchmark = class_incremental("digits", 5, task_labels=True, validation=0.1)
     for name in ("train", "test", "validation"):
-        found = [set(e.dataset.targets_task_labels) for e in benchmark.streams[name]]
-        assert found == [{0}, {1}, {2}, {3}, {4}]
+        labels = [set(e.dataset.targets_task_labels) for e in benchmark.streams[name]]
+        assert labels == [{0}, {1}, {2}, {3}, {4}]
 
 
 def test_standardized_inputs_have_mean_0_and_deviation_1(tmp_path):

@@ -171,8 +171,8 @@ def test_scaling(tmp_path, values, dtype, scale, divisor):
     np.savez(tmp_path / "s.npz", train_x=x, train_y=y, test_x=x, test_y=y)
     benchmark = class_incremental(tmp_path / "s.npz", 1, scale=scale)
     assert benchmark.divisor == divisor
-    found = sorted(sample.item() for sample, _, _ in benchmark.train_stream[0].dataset)
-    assert found == pytest.approx([value / divisor for value in values])
+    inputs = sorted(sample.item() for sample, _, _ in benchmark.train_stream[0].dataset)
+    assert inputs == pytest.approx([value / divisor for value in values])
 
 
 def test_labels_with_gaps_are_mapped_and_the_mapping_kept(tmp_path):

@@ -14,9 +14,9 @@ from continual_ep.streams.transforms import RandomTransforms, flip, shifted_crop
 
 def test_only_the_chosen_images_are_mirrored():
     x = torch.arange(12.0).view(2, 1, 2, 3)
-    found = flip(x, torch.tensor([False, True]))
-    assert torch.equal(found[0], x[0])
-    assert found[1].tolist() == [[[8, 7, 6], [11, 10, 9]]]
+    result = flip(x, torch.tensor([False, True]))
+    assert torch.equal(result[0], x[0])
+    assert result[1].tolist() == [[[8, 7, 6], [11, 10, 9]]]
 
 
 @given(st.integers(0, 3), st.integers(0, 10**6))
@@ -24,10 +24,10 @@ def test_crops_are_cut_out_of_the_padded_image(padding, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(3, 2, 4, 5, generator=generator)
     down, right = torch.randint(2 * padding + 1, (2, 3), generator=generator)
-    found = shifted_crop(x, padding, down, right)
+    result = shifted_crop(x, padding, down, right)
     padded = torch.nn.functional.pad(x, (padding,) * 4)
     for i, (d, r) in enumerate(zip(down, right, strict=True)):
-        assert torch.equal(found[i], padded[i, :, d : d + 4, r : r + 5])
+        assert torch.equal(result[i], padded[i, :, d : d + 4, r : r + 5])
 
 
 def test_batches_keep_their_shape_and_the_seed_decides():

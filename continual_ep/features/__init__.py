@@ -1,4 +1,4 @@
-"""From images to features, once: lists of files, decoding, frozen backbones, a cache on disk.
+"""Images to features: lists of files, decoding, frozen backbones, a cache on disk.
 
 Nothing here imports Avalanche.
 """

@@ -21,9 +21,9 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen network with what its features depend on.
+    """A frozen network and everything that its features depend on.
 
-    :param name: as it was asked for.
+    :param name: the name that was asked for.
     :param network: ``(n, 3, crop, crop) -> (n, ...)``; what it returns is flattened.
     :param fingerprint: a hash of its weights.
     :param preprocessing: of its images.
@@ -35,7 +35,7 @@ class Backbone:
     preprocessing: Preprocessing
 
     def to(self, device: torch.device | str) -> "Backbone":
-        """The same on a device, in evaluation mode."""
+        """The same backbone on a device, in evaluation mode."""
         if not isinstance(self.network, nn.Module):
             return self
         network = self.network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -47,17 +47,19 @@ class Backbone:
 
         :raises InputError: if the network returns anything but one row of numbers for each image.
         """
-        found = self.network(self.preprocessing.normalised(images))
-        if not isinstance(found, Tensor) or found.dim() < 2 or len(found) != len(images):
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        features = self.network(self.preprocessing.normalised(images))
+        if not isinstance(features, Tensor) or features.dim() < 2 or len(features) != len(images):
+            shape = (
+                tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            )
             raise InputError(
                 f"backbone {self.name!r} returned {shape} for {len(images)} images: a tensor with a "
                 "row for each is needed."
             )
-        return found.flatten(1)
+        return features.flatten(1)
 
     def identity(self) -> dict[str, Any]:
-        """What tells its features from others."""
+        """The values that decide the features, for the cache key."""
         return {
             "backbone": self.name,
             "weights": self.fingerprint,
@@ -69,11 +71,11 @@ class Backbone:
 class Architecture:
     """A backbone by name.
 
-    :param build: makes the network, with arbitrary weights and without its classifying layer, and
-        tells the beginnings of those keys of published state dicts that it has no place for.
+    :param build: builds the network with arbitrary weights and without its classifier; returns it
+        with the prefixes of the published state dict's keys that it does not use.
     :param preprocessing: of the published weights.
-    :param url: where these are; the file is expected, under its name there, where torch keeps those
-        that it downloads. None: there are none, and a file has to be named.
+    :param url: of the published weights; the file is expected in torch's download cache under the
+        URL's file name. None: there are none, and the user has to name a file.
     """
 
     build: Callable[[], tuple[nn.Module, tuple[str, ...]]]
@@ -87,7 +89,7 @@ class Architecture:
         return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rpartition("/")[2]
 
 
-#: Backbones by name, beside those of torchvision, all of which are known by torchvision's names.
+#: Backbones by name, in addition to all of torchvision's classification networks.
 BACKBONES: dict[str, Callable[[], Architecture]] = {}
 
 
@@ -108,14 +110,15 @@ def as_backbone(
     preprocessing: Preprocessing | dict[str, Any] | None = None,
     download: bool = False,
 ) -> Backbone:
-    """A backbone by name, or any function of images.
+    """Load a backbone by name, or wrap any function of images.
 
     :param wanted: a name of torchvision's (``"mobilenet_v2"``, ``"resnet50"``, ``"vgg16"``, ...;
-        the features are what its last linear layer would get), ``"dinov2_vits14"`` and kin (by timm),
+        the features are the input of its last linear layer), ``"dinov2_vits14"``, ``"dinov2_vitb14"``,
+        ``"dinov2_vitl14"`` (built by timm),
         ``"module:function"``, where the function returns the network, or the network itself: an
         ``nn.Module`` or any callable.
     :param weights: a state dict, ``.safetensors`` or written by ``torch.save``; None: the published
-        weights, if torch's cache has them. Files that want pickled objects are refused.
+        weights, if torch's cache has them. Files with pickled objects are refused.
     :param preprocessing: instead of the published one, or changes to it by name.
     :param download: fetch the published weights if they are missing.
     :raises ConfigurationError: an unknown name, or weights for a network that brings its own.
@@ -141,50 +144,52 @@ def as_backbone(
 
 
 def fingerprint(network: Network, side: int = 224) -> str:
-    """A hash of a module's structure and weights; of a function, its source and one answer.
+    """Hash a module's structure and weights, or a function's source and its output for fixed images.
 
-    :param side: of the images that a function is asked about.
+    :param side: of the images that a function is called with.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     if isinstance(network, nn.Module):
-        found.update(repr(network).encode())
+        digest.update(repr(network).encode())
         for name, value in sorted(network.state_dict().items()):
-            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             plain = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            found.update(plain.numpy().tobytes())
-        return found.hexdigest()
+            digest.update(plain.numpy().tobytes())
+        return digest.hexdigest()
     try:
-        found.update(inspect.getsource(network).encode())
+        digest.update(inspect.getsource(network).encode())
     except (OSError, TypeError):
-        pass  # a builtin, say: then its answer alone speaks for it
+        pass  # no source (a builtin): the output alone identifies it
     generator = torch.Generator().manual_seed(0)
-    answer = network(torch.rand(2, 3, side, side, generator=generator))
-    # What the source refers to can change without it; rounded, since threads change last digits.
-    rounded = torch.as_tensor(answer).detach().cpu().to(torch.bfloat16).reshape(-1)
-    found.update(rounded.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    output = network(torch.rand(2, 3, side, side, generator=generator))
+    # The output shows changes in what the source calls. Rounded: the number of threads changes last digits.
+    rounded = torch.as_tensor(output).detach().cpu().to(torch.bfloat16).reshape(-1)
+    digest.update(rounded.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_weights(network: nn.Module, path: Path, name: str, spare: tuple[str, ...] = ()) -> None:
-    """Fill a network with the state dict of a file.
+    """Load the state dict of a file into a network.
 
-    :param spare: beginnings of keys that the file may hold and the network has no place for.
+    :param spare: prefixes of keys that the file may hold and the network does not use.
     :raises MissingDataError: no such file.
-    :raises InputError: a file that is damaged, wants pickle, or does not fit.
+    :raises InputError: a file that is damaged, needs pickle, or does not fit.
     """
     if not path.is_file():
         raise MissingDataError(
             f"weights for backbone {name!r} are not at {str(path.absolute())!r}."
         )
-    state, own = _read(path), network.state_dict()
-    misfits = [key for key, x in own.items() if key not in state or state[key].shape != x.shape]
-    unknown = [key for key in state if key not in own and not key.startswith(spare or ("\0",))]
+    state, expected = _read(path), network.state_dict()
+    misfits = [
+        key for key, x in expected.items() if key not in state or state[key].shape != x.shape
+    ]
+    unknown = [key for key in state if key not in expected and not key.startswith(spare or ("\0",))]
     if misfits or unknown:
         raise InputError(
             f"the weights {str(path)!r} do not fit backbone {name!r}: missing or of another shape "
             f"{misfits[:3]} ({len(misfits)} in all), unknown {unknown[:3]} ({len(unknown)})."
         )
-    network.load_state_dict({key: state[key] for key in own})
+    network.load_state_dict({key: state[key] for key in expected})
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -202,7 +207,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"the weights {str(path)!r} cannot be read as plain tensors ({_first_line(error)}): "
             "save the state dict alone, by safetensors or torch.save."
         ) from error
-    for key in ("state_dict", "model"):  # as training scripts wrap it
+    for key in ("state_dict", "model"):  # as training scripts save it
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -238,8 +243,8 @@ def _named(
         _fetch(architecture.url or "", path, name)
     network, spare = architecture.build()
     load_weights(network, path, name, spare)
-    found = fingerprint(network)
-    return Backbone(name, network, found, _changed(architecture.preprocessing, preprocessing))
+    how = _changed(architecture.preprocessing, preprocessing)
+    return Backbone(name, network, fingerprint(network), how)
 
 
 def _fetch(url: str, path: Path, name: str) -> None:
@@ -274,7 +279,7 @@ def _changed(
 def _imported(wanted: str) -> Any:
     module, _, function = wanted.partition(":")
     here = os.getcwd()
-    sys.path.insert(0, here)  # as for `python -m`: the user's module lies where they work
+    sys.path.insert(0, here)  # as `python -m` does: the user's module is in the current folder
     try:
         return getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
@@ -313,7 +318,7 @@ def _without_head(name: str) -> tuple[nn.Module, tuple[str, ...]]:
     """The network with its last linear layer, the classifier, replaced by the identity."""
     import torchvision.models as models
 
-    # As torchvision makes these two for its published weights; auxiliary classifiers are for training.
+    # As torchvision builds these two for its published weights, without the auxiliary classifiers.
     inception = {"aux_logits": False, "transform_input": True, "init_weights": False}
     more = inception if name in ("googlenet", "inception_v3") else {}
     network: nn.Module = models.get_model(name, weights=None, **more)

@@ -1,4 +1,4 @@
-"""Rows of numbers on disk: written piece by piece, resumable, whole or not there, mapped to be read."""
+"""Arrays on disk: written in pieces by a resumable writer, complete or absent, read by memory mapping."""
 
 import errno
 import fcntl
@@ -22,7 +22,10 @@ FORMAT = 1
 #: Names of types in safetensors files.
 TYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "U8": np.dtype("u1")}
 
-#: Bytes of the header, padded with blanks, so that the number of rows can be corrected in place.
+#: Key of the progress in a note; notes of version 0.1 have this name.
+PROGRESS = "told"
+
+#: Bytes of the header, padded with blanks so that the number of rows can be rewritten in place.
 HEADER = 512
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,7 +33,7 @@ FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 def key_of(identity: dict[str, Any]) -> str:
-    """Short enough for a folder's name; the card holds the whole identity."""
+    """A hash of the identity, for the name of an entry's folder; its card holds the whole identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -51,18 +54,18 @@ def finished(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         ) from error
     if not same:
         raise ContinualEPError(f"the cache {str(folder)!r} belongs to other data: delete it.")
-    found: dict[str, Any] = card
-    return found
+    complete_card: dict[str, Any] = card
+    return complete_card
 
 
 def complete(folder: Path, card: dict[str, Any]) -> None:
-    """Writes the card, last of all: it says that the entry is complete."""
+    """Write the card. It is written last and marks the entry as complete."""
     write_json(folder / CARD, {"format": FORMAT, **card})
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Alone at an entry: another process waits here until the first is done or has died.
+    """Lock an entry: a second process waits here until the first has finished or died.
 
     :raises ConfigurationError: a folder that cannot be written.
     :raises ContinualEPError: a full disk; what has been computed is kept.
@@ -71,29 +74,25 @@ def writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a")
     except OSError as error:
-        if error.errno not in FULL:
-            raise _forbidden(folder, error) from error
-        raise _full(folder, error) from error
+        raise _explained(folder, error) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system whatever happens to us
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it with the process
         try:
             yield
         except OSError as error:
-            if error.errno in FULL:
-                raise _full(folder, error) from error
-            if error.errno in FORBIDDEN:
-                raise _forbidden(folder, error) from error
+            if error.errno in (*FULL, *FORBIDDEN):
+                raise _explained(folder, error) from error
             raise
 
 
-def _full(folder: Path, error: OSError) -> ContinualEPError:
-    return ContinualEPError(
-        f"no room for the features in {str(folder.absolute())!r} ({error.strerror}): make room, or name "
-        "another cache folder. What has been computed is kept, and the same command goes on from there."
-    )
-
-
-def _forbidden(folder: Path, error: OSError) -> ConfigurationError:
+def _explained(folder: Path, error: OSError) -> ContinualEPError:
+    """The error with its remedy: a full disk, or a folder that cannot be written."""
+    if error.errno in FULL:
+        return ContinualEPError(
+            f"no room for the features in {str(folder.absolute())!r} ({error.strerror}): make room, or "
+            "name another cache folder. What has been computed is kept, and the same command goes on "
+            "from there."
+        )
     return ConfigurationError(
         f"the cache folder {str(folder.parent.absolute())!r} cannot be written ({error.strerror}): name "
         "another (cache, --cache)."
@@ -101,12 +100,13 @@ def _forbidden(folder: Path, error: OSError) -> ConfigurationError:
 
 
 class RowFile:
-    """A safetensors file of one tensor ``x``, written row by row.
+    """A safetensors file of one tensor ``x``, written in blocks of rows.
 
-    Until :meth:`finish` it has ``.part`` in its name, and a note beside it says how far it is. The
-    room for all rows is taken at the start, so that a disk too small is known at once.
+    Until :meth:`finish` its name ends in ``.part``, and a note beside it records the progress. Space for
+    all rows is allocated at the start, so that a full disk is known at once. Rows are written by
+    ``pwrite`` and not through a memory map, where a full disk kills the process instead of raising.
 
-    :param rows: how many at most.
+    :param rows: the largest number of rows.
     """
 
     def __init__(self, path: Path, rows: int) -> None:
@@ -116,48 +116,53 @@ class RowFile:
         self._sample: tuple[int, ...] = ()
         self._type = ""
         self._file: int | None = None
-        # One value, so that an interrupt never finds the one without the other.
+        # One tuple, so that an interrupt cannot come between the two assignments.
         self._state: tuple[int, Any] = (0, None)
 
     @property
     def written(self) -> int:
+        """Number of rows written."""
         return self._state[0]
 
     @property
-    def told(self) -> Any:
-        """What the last :meth:`append` was told, be it by an earlier process; None at the start."""
+    def progress(self) -> Any:
+        """The progress given to the last :meth:`append`, in this or an earlier process; None if none."""
         return self._state[1]
 
     def resume(self) -> None:
-        """Go on where a process was stopped, if one was."""
+        """Continue the file of an interrupted process, if there is one."""
         if not self.part.is_file() or not self.note.is_file():
             return
         note: dict[str, Any] = json.loads(self.note.read_text(encoding="utf-8"))
         self._type, self._sample = note["type"], tuple(note["sample"])
-        self._state = (note["written"], note["told"])
+        self._state = (note["written"], note[PROGRESS])
         self._file = os.open(self.part, os.O_RDWR)
 
-    def append(self, rows: np.ndarray, told: Any) -> None:
-        """:param rows: ``(n, *sample)`` float16 or uint8; :param told: how far this brings us."""
+    def append(self, rows: np.ndarray, progress: Any) -> None:
+        """Write rows.
+
+        :param rows: ``(n, *sample)`` float16 or uint8.
+        :param progress: plain values that :meth:`save` stores with the number of rows.
+        """
         if self._file is None:
             self._begin(rows)
         elif rows.shape[1:] != self._sample:
             raise InputError(f"rows of shape {rows.shape[1:]} follow rows of {self._sample}.")
         assert self._file is not None
         _write(self._file, rows.tobytes(), HEADER + self.written * self._row_bytes())
-        self._state = (self.written + len(rows), told)
+        self._state = (self.written + len(rows), progress)
 
     def save(self) -> None:
-        """After this call what was appended survives the process, and the machine's power."""
+        """Make all appended rows survive a kill of the process or a loss of power."""
         if self._file is None:
             return
-        written, told = self._state
+        written, progress = self._state
         os.fsync(self._file)
-        note = {"written": written, "type": self._type, "sample": self._sample, "told": told}
+        note = {"written": written, "type": self._type, "sample": self._sample, PROGRESS: progress}
         write_json(self.note, note)
 
     def finish(self) -> None:
-        """Gives the file its final size and name."""
+        """Give the file its final size and name."""
         assert self._file is not None
         os.ftruncate(self._file, HEADER + self.written * self._row_bytes())
         self._write_header(self.written)
@@ -197,7 +202,7 @@ def _write(file: int, content: bytes, at: int) -> None:
 
 
 def rows_of(path: Path) -> np.memmap:
-    """The tensor ``x`` of a finished file, mapped, not read.
+    """Map the tensor ``x`` of a finished file.
 
     :raises ContinualEPError: a file that is missing, cut short or no safetensors file.
     """

@@ -1,4 +1,4 @@
-"""Image files decoded in parallel, in their order, never far ahead of who uses them."""
+"""Decode image files in parallel, in their order, with a bounded number of images ahead."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from continual_ep.features.preprocessing import Preprocessing
 
 ON_CORRUPT = ("raise", "skip")
 
-#: Images that each thread may be ahead: the bound of the queue, and so of its memory.
+#: Images per thread that may be decoded ahead; it bounds the memory of the queue.
 AHEAD = 16
 
 
@@ -33,9 +33,9 @@ def decoded(
     workers: int = 2,
     on_corrupt: str = "raise",
 ) -> Iterator[Tensor | None]:
-    """The images from number ``start`` on, each ``(3, crop, crop)`` uint8.
+    """Yield the images from number ``start`` on, each ``(3, crop, crop)`` uint8.
 
-    Threads are enough: Pillow lets go of Python's lock while it decodes and resizes.
+    Threads are enough: Pillow releases Python's lock while it decodes and resizes.
 
     :param workers: threads.
     :param on_corrupt: ``"raise"``, or ``"skip"``, which gives None for what cannot be decoded.
@@ -70,7 +70,7 @@ CORRUPT = (OSError, SyntaxError, ValueError, EOFError)
 
 
 def corrupt(path: Path, reason: object) -> str:
-    """The message of an image that cannot be used."""
+    """The error message for an image that cannot be decoded."""
     return (
         f"the image {str(path)!r} cannot be decoded ({reason}): repair or remove it, or leave such "
         "images out with on_corrupt='skip', which lists them."

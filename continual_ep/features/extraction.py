@@ -1,4 +1,4 @@
-"""Features of all images of a data set, computed once and kept on disk."""
+"""Compute the features of all images of a data set once and keep them on disk."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from continual_ep.features.decoding import check_on_corrupt, corrupt, decoded
 from continual_ep.features.files import FileList
 from continual_ep.features.preprocessing import Preprocessing
 
-#: Seconds between two notes of how far it is; what is computed after the last is lost by a kill.
+#: Seconds between two notes of the progress; a kill loses what was computed after the last note.
 NOTE_EVERY = 5.0
 
-#: Seconds between two lines that tell the time left where there is no terminal.
-TELL_EVERY = 60.0
+#: Seconds between two lines of progress where there is no terminal.
+PRINT_EVERY = 60.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,12 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Extracted:
-    """Rows of a split; :param x: ``(n, ...)``, on disk if large; :param kept: ``(n,)`` the images."""
+    """Rows of a split.
+
+    :param x: ``(n, ...)``, memory-mapped.
+    :param kept: ``(n,)`` the number of each row's image.
+    :param skipped: paths of the images that cannot be decoded.
+    """
 
     x: np.ndarray
     kept: np.ndarray
@@ -66,7 +71,7 @@ class Extracted:
 
 
 class Encoder(Protocol):
-    """From framed images to rows: a backbone, or nothing but the pixels."""
+    """Turns framed images into rows: a backbone's features, or the pixels."""
 
     @property
     def preprocessing(self) -> Preprocessing: ...
@@ -109,12 +114,12 @@ class Features:
         moved = images.to(device, non_blocking=True)
         x = moved.float().div_(255) if moved.dtype == torch.uint8 else moved
         with torch.autocast(device.type) if self.amp else nullcontext():
-            found = self.backbone.features(x.contiguous(memory_format=torch.channels_last))
-        half = found.to(torch.float16).cpu()
+            features = self.backbone.features(x.contiguous(memory_format=torch.channels_last))
+        half = features.to(torch.float16).cpu()
         if not bool(torch.isfinite(half).all()):
             raise InputError(
                 f"backbone {self.backbone.name!r} returned values that float16 cannot hold (NaN, or "
-                f"beyond 65504; the largest is {float(found.abs().max()):.3g})."
+                f"beyond 65504; the largest is {float(features.abs().max()):.3g})."
             )
         return half.numpy()
 
@@ -124,11 +129,11 @@ def extract(
     encoder: Encoder,
     extraction: Extraction,
 ) -> dict[str, Extracted]:
-    """The rows of each split, from the cache or computed now.
+    """Read the rows of each split from the cache, or compute them.
 
-    Killed at any moment, the same call goes on where it was. Two processes that want the same take
-    turns, and the second finds what the first has made. Entries are keyed by data, backbone, weights,
-    preprocessing and precision, and a card in JSON tells which they are.
+    After a kill the same call continues where it stopped. Of two processes that need the same entry the
+    second waits and reads what the first has computed. The key of an entry is made of data, backbone,
+    weights, preprocessing and precision; a JSON file, the card, holds them.
 
     :param splits: by name: image files, or arrays ``(n, h, w)`` or ``(n, c, h, w)``, bytes or in [0, 1].
     :raises InputError: images that cannot be decoded (unless they are skipped), or used.
@@ -143,12 +148,12 @@ def extract(
     card = finished(folder, identity)
     if card is None:
         with writing(folder):
-            card = finished(folder, identity)  # by another process, while this one waited
+            card = finished(folder, identity)  # completed by another process while this one waited
             if card is None:
                 card = _compute(splits, encoder, extraction, folder, identity)
-    found = {name: _read(folder, name, card) for name in splits}
-    _report_skipped(found, folder, extraction.on_corrupt)
-    return found
+    parts = {name: _read(folder, name, card) for name in splits}
+    _report_skipped(parts, folder, extraction.on_corrupt)
+    return parts
 
 
 def _compute(
@@ -182,23 +187,26 @@ def _split(
     extraction: Extraction,
     folder: Path,
 ) -> dict[str, Any]:
-    """Computes the rows of one split, from where an earlier call was stopped; what to note of it."""
+    """Compute the rows of one split, from where an earlier call stopped.
+
+    :returns: the number of images and the skipped ones, for the card.
+    """
     path = folder / f"{name}.safetensors"
     done = folder / f"{name}.done.json"
     if path.is_file() and done.is_file():
-        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return found
+        finished_part: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return finished_part
     rows = RowFile(path, len(images))
     try:
         rows.resume()
-        told = _append_all(rows, name, images, encoder, extraction)
+        progress = _append_all(rows, name, images, encoder, extraction)
         if not rows.written:
             raise InputError(f"none of the {len(images)} images of {name!r} can be decoded.")
-        write_json(done, told)
+        write_json(done, progress)
         rows.finish()
-        return told
+        return progress
     except BaseException:
-        rows.save()  # whatever stopped it, what is there is there
+        rows.save()  # whatever the reason, keep the rows that are written
         raise
     finally:
         rows.close()
@@ -211,29 +219,30 @@ def _append_all(
     encoder: Encoder,
     extraction: Extraction,
 ) -> dict[str, Any]:
-    told: dict[str, Any] = rows.told or {"images": 0, "skipped": []}
+    progress: dict[str, Any] = rows.progress or {"images": 0, "skipped": []}
     noted = time.monotonic()
-    with _progress(name, len(images), told["images"]) as tell:
-        for batch, skipped in _batches(images, encoder.preprocessing, extraction, told["images"]):
-            at = told["images"]
+    with _progress(name, len(images), progress["images"]) as show:
+        start = progress["images"]
+        for batch, skipped in _batches(images, encoder.preprocessing, extraction, start):
+            at = progress["images"]
             more = [[at + number, path] for number, path in skipped]
-            told = {
+            progress = {
                 "images": at + len(batch) + len(skipped),
-                "skipped": [*told["skipped"], *more],
+                "skipped": [*progress["skipped"], *more],
             }
             if len(batch):
-                rows.append(encoder.rows(batch, extraction), told)
-            tell(told["images"])
+                rows.append(encoder.rows(batch, extraction), progress)
+            show(progress["images"])
             if time.monotonic() - noted >= NOTE_EVERY:
                 rows.save()
                 noted = time.monotonic()
-    return told
+    return progress
 
 
 def _batches(
     images: FileList | np.ndarray, preprocessing: Preprocessing, extraction: Extraction, start: int
 ) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
-    """Framed images, and which of the batch could not be decoded: number in the batch, path."""
+    """Yield batches of framed images, with the number in the batch and the path of skipped ones."""
     if isinstance(images, FileList):
         yield from _batches_of_files(images, preprocessing, extraction, start)
         return
@@ -256,9 +265,11 @@ def _batches_of_files(
     side = preprocessing.crop
     for at in range(start, len(files), extraction.batch_size):
         count = min(extraction.batch_size, len(files) - at)
-        found = [next(stream) for _ in range(count)]
-        skipped = [(n, str(files.path(at + n))) for n, image in enumerate(found) if image is None]
-        good = [image for image in found if image is not None]
+        decoded_images = [next(stream) for _ in range(count)]
+        skipped = [
+            (n, str(files.path(at + n))) for n, image in enumerate(decoded_images) if image is None
+        ]
+        good = [image for image in decoded_images if image is not None]
         empty = torch.empty(0, 3, side, side, dtype=torch.uint8)
         yield (torch.stack(good) if good else empty), skipped
 
@@ -266,22 +277,22 @@ def _batches_of_files(
 def _fingerprint(images: FileList | np.ndarray) -> str:
     if isinstance(images, FileList):
         return images.fingerprint()
-    found = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
+    digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
     for start in range(0, len(images), 4096):
-        found.update(images[start : start + 4096].tobytes())
-    return found.hexdigest()
+        digest.update(images[start : start + 4096].tobytes())
+    return digest.hexdigest()
 
 
 def _read(folder: Path, name: str, card: dict[str, Any]) -> Extracted:
-    told = card["splits"][name]
+    part = card["splits"][name]
     x = rows_of(folder / f"{name}.safetensors")
-    kept = np.ones(told["images"], dtype=bool)
-    kept[[number for number, _ in told["skipped"]]] = False
-    return Extracted(x, np.flatnonzero(kept), [text for _, text in told["skipped"]])
+    kept = np.ones(part["images"], dtype=bool)
+    kept[[number for number, _ in part["skipped"]]] = False
+    return Extracted(x, np.flatnonzero(kept), [text for _, text in part["skipped"]])
 
 
-def _report_skipped(found: dict[str, Extracted], folder: Path, on_corrupt: str) -> None:
-    skipped = [path for split in found.values() for path in split.skipped]
+def _report_skipped(parts: dict[str, Extracted], folder: Path, on_corrupt: str) -> None:
+    skipped = [path for split in parts.values() for path in split.skipped]
     if not skipped:
         return
     if on_corrupt == "raise":
@@ -295,7 +306,7 @@ def _report_skipped(found: dict[str, Extracted], folder: Path, on_corrupt: str) 
 
 @contextmanager
 def _progress(name: str, total: int, done: int) -> Iterator[Any]:
-    """A bar with the time left on a terminal; a line a minute elsewhere."""
+    """Show a bar with the time left on a terminal, a line a minute elsewhere."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -318,13 +329,13 @@ def _progress(name: str, total: int, done: int) -> Iterator[Any]:
             task = bar.add_task(name, total=total, completed=done)
             yield lambda images: bar.update(task, completed=images)
         return
-    started = told = time.monotonic()
+    started = printed = time.monotonic()
 
     def line(images: int) -> None:
-        nonlocal told
+        nonlocal printed
         now = time.monotonic()
-        if now - told >= TELL_EVERY:
-            told = now
+        if now - printed >= PRINT_EVERY:
+            printed = now
             left = (now - started) / max(1, images - done) * (total - images)
             text = f"features of {name}: {images:,} of {total:,} images, {left / 60:.0f} min left"
             console.print(text, highlight=False)

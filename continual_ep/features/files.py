@@ -1,4 +1,4 @@
-"""Images that stay on disk, described by a list."""
+"""Lists of image files."""
 
 import hashlib
 import os
@@ -38,12 +38,12 @@ class FileList:
         return FileList(self.folder, self.names[kept], labels[kept])
 
     def fingerprint(self) -> str:
-        """A hash of all names, sizes and times of change, in their order; images are not read.
+        """Hash all names, sizes and modification times, in order; images are not read.
 
         :raises FileNotFoundError: if a file has gone since the folder was scanned.
         """
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for name in self.names.tolist():
             status = os.stat(os.path.join(os.fsencode(self.folder), name))
-            found.update(b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns))
-        return found.hexdigest()
+            digest.update(b"%s\0%d %d\n" % (name, status.st_size, status.st_mtime_ns))
+        return digest.hexdigest()

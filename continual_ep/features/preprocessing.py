@@ -1,4 +1,4 @@
-"""How an image is brought to the size and the values that a backbone was trained with."""
+"""Resize, crop and normalise images as a backbone was trained with."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    r"""Short side resized (with antialiasing), centre cropped, normalised, turned.
+    r"""Resize the short side (with antialiasing), crop the centre, normalise, rotate.
 
     Values become :math:`(x - \mu_c) / \sigma_c` with x in [0, 1].
 
@@ -22,8 +22,8 @@ class Preprocessing:
     :param crop: side of the square that is cut out of the centre.
     :param interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``.
     :param mean, std: :math:`\mu_c, \sigma_c` of red, green and blue.
-    :param turn: degrees, counter-clockwise, a multiple of 90. (Networks that were converted from
-        another framework may want the image upside down, since borders are padded differently.)
+    :param turn: degrees of rotation, counter-clockwise, a multiple of 90. (Networks that were converted
+        from another framework may need the image upside down, since borders are padded differently.)
     :raises ConfigurationError: values that cannot work.
     """
 
