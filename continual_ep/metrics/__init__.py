@@ -1,4 +1,4 @@
-"""How well a stream was learned and kept: accuracy matrix, named metrics, intervals over seeds.
+"""Accuracy matrices of a stream, metrics of learning and forgetting, intervals over seeds.
 
 :class:`AccuracyMatrix` is an Avalanche plugin and is imported when first asked for; formulas,
 records and statistics need NumPy alone.

@@ -1,4 +1,4 @@
-"""Evaluation that leaves no trace: not in the model's mode, its gradients or any random state."""
+"""Evaluate a model without changing its mode, its gradients or any random state."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What one run measured: the accuracy matrices awake and after sleep, and how to store them."""
+"""The accuracy matrices of one run, before and after sleep, and their storage as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -9,7 +9,7 @@ from continual_ep.streams.transforms import RandomTransforms
 
 
 class Augmentation(SupervisedPlugin):
-    """Flip and crop each training batch as a whole, exemplars included; evaluations stay as they are.
+    """Flip and crop each training batch, exemplars included; evaluation batches are not changed.
 
     Acts on the batch that the strategy has just put on its device, before the forward pass, so it goes
     with whole batches (:class:`BatchFeed`) as with Avalanche's data loaders. Normalisation belongs to the
@@ -39,7 +39,7 @@ class Augmentation(SupervisedPlugin):
         strategy.mbatch[0] = self.transforms(strategy.mb_x)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of its generator."""
+        """The state of the generator."""
         return {"generator": self.transforms.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

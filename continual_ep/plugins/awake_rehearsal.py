@@ -1,4 +1,4 @@
-"""Awake rehearsal: a few exemplars of earlier experiences are learned again with the new one."""
+"""Awake rehearsal: train on exemplars of earlier experiences together with the new experience."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ class AwakeRehearsal(SupervisedPlugin):
     the same with and without rehearsal (Avalanche's own replay doubles the batch). With a
     ``share`` of 0.5 half of each batch is exemplars, repeated as often as it takes when there are
     few; an epoch is one pass over the new samples and has 1 / (1 - share) times the
-    steps. The last batch has what is left of the new samples and the same number of exemplars. With
+    steps. The last batch has the remaining new samples and the same number of exemplars. With
     ``share="proportional"`` exemplars are shuffled among the new samples, and an epoch
     shows each sample of either kind once.
 
@@ -125,16 +125,16 @@ class AwakeRehearsal(SupervisedPlugin):
         self.memory.post_adapt(strategy, strategy.experience)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which samples are exemplars, by experience and index, and the state of the generator."""
+        """The exemplars by experience and index, and the state of the generator."""
         return {**self.memory.state_dict(), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any], benchmark: Any = None) -> None:
-        """Go on with stored exemplars.
+        """Load stored exemplars.
 
-        :param benchmark: where they are from, built as it was before. None: the benchmark of
+        :param benchmark: the benchmark that they are from, built as before. None: the benchmark of
             the experience that is trained next.
         :raises CheckpointError: a damaged state, other options, or a benchmark without these samples;
-            the first two leave everything as it is.
+            the first two change nothing.
         """
         generator = restored_generator(state, "AwakeRehearsal")
         self.memory.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Exemplars of earlier experiences: which samples are kept, and how they are mixed into batches."""
+"""Choose exemplars of earlier experiences and mix them into batches."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -19,7 +19,7 @@ Features = Callable[[nn.Module, Tensor], Tensor]
 
 
 class ExemplarMemory(ExemplarsBuffer):
-    """An Avalanche storage policy that knows where each exemplar is from.
+    """An Avalanche storage policy that records the origin of each exemplar.
 
     Every sample gets a key, and each group (a class, or all samples for the reservoir) keeps the
     samples with the largest keys, as many as its quota. Random keys are a function of
@@ -62,7 +62,7 @@ class ExemplarMemory(ExemplarsBuffer):
 
     @property
     def disconnected(self) -> list[int]:
-        """Experiences of which indices were loaded and the samples are not known yet."""
+        """Experiences whose indices were loaded but whose samples are not connected yet."""
         return sorted(set(self.entries[:, 0].tolist()) - set(self._sources))
 
     @property
@@ -80,7 +80,7 @@ class ExemplarMemory(ExemplarsBuffer):
         return concat_datasets(kept)
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
-        """Take in an experience after it was learned; one seen before replaces itself."""
+        """Choose exemplars of an experience that was just learned; a repeated one replaces its own."""
         experience, dataset = int(exp.current_experience), exp.dataset
         labels = torch.tensor([int(label) for label in dataset.targets], dtype=torch.long)
         self.classes += [c for c in dict.fromkeys(labels.tolist()) if c not in self.classes]
@@ -94,14 +94,14 @@ class ExemplarMemory(ExemplarsBuffer):
         )
 
     def resize(self, strategy: Any, new_size: int) -> None:
-        """Change the total; what a smaller one drops is lost."""
+        """Change the total; a smaller one drops exemplars for good."""
         if self.total is None:
             raise ConfigurationError("a memory of so many exemplars per class has no total to set.")
         self.total = self.max_size = new_size
         self._keep_best(self.entries, self.keys)
 
     def quotas(self) -> dict[int, int]:
-        """How many exemplars each class may have."""
+        """The largest number of exemplars of each class."""
         if self.per_class is not None:
             return dict.fromkeys(self.classes, self.per_class)
         share, more = divmod(self.total or 0, max(1, len(self.classes)))
@@ -117,7 +117,7 @@ class ExemplarMemory(ExemplarsBuffer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over stored indices; :meth:`connect` finds their samples.
+        """Load stored indices; :meth:`connect` finds their samples.
 
         :raises CheckpointError: a damaged state, or one saved with other options; nothing changes then.
         """
@@ -159,7 +159,7 @@ class ExemplarMemory(ExemplarsBuffer):
         if self.selection != "herding":
             generator = named_generator(self.seed, f"exemplars of experience {experience}")
             return torch.rand(len(labels), generator=generator, dtype=torch.float64)
-        # Only what may be kept is ranked; quotas never grow.
+        # Only as many as the quota are ranked: quotas never grow.
         keys = torch.full((len(labels),), -torch.inf, dtype=torch.float64)
         features = _features(agent, dataset, self.features)
         quotas = self.quotas()
@@ -180,7 +180,7 @@ class ExemplarMemory(ExemplarsBuffer):
             best = torch.cat(
                 [best[entries[best, 2] == c][:quota] for c, quota in self.quotas().items()]
             )
-        # Sorted by origin, so that a resumed run has its exemplars in the same order.
+        # Sorted by origin: a resumed run then has its exemplars in the same order.
         place = best[(entries[best, 0] * (1 + entries[:, 1].max()) + entries[best, 1]).argsort()]
         self.entries, self.keys = entries[place], keys[place]
         present = set(self.entries[:, 0].tolist())
@@ -188,11 +188,11 @@ class ExemplarMemory(ExemplarsBuffer):
 
 
 class MixedBatches(Sampler[list[int]]):
-    """Batches of new samples and exemplars, indices into the two sets laid end to end.
+    """Batches of new samples and exemplars, as indices into the two concatenated sets.
 
     An epoch is one pass over the new samples. Each batch has exactly ``n_exemplars`` exemplars,
     drawn in turn from one shuffled round after another: none returns before all had their turn.
-    The last batch has what is left of the new samples and as many exemplars as the others.
+    The last batch has the remaining new samples and as many exemplars as the others.
 
     :param generator: draws the orders; torch's global one when None, as for every data loader.
     """

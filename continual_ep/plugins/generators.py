@@ -1,4 +1,4 @@
-"""Generators of plugins in checkpoints."""
+"""Restore random generators of plugins from checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from continual_ep.errors import CheckpointError
 
 
 def restored_generator(state: Mapping[str, Any], plugin: str) -> torch.Generator:
-    """A CPU generator in the state that stands under ``"generator"``.
+    """A CPU generator in the saved state ``state["generator"]``.
 
     :param plugin: its name, for the message.
     :raises CheckpointError: for anything but the state of a generator.

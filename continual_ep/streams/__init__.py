@@ -1,4 +1,4 @@
-"""What is learned, and when: Avalanche benchmarks from named sets, array files and folders of images."""
+"""Continual-learning benchmarks for Avalanche from named sets, array files and folders of images."""
 
 from continual_ep.streams import named_sets  # registers them
 from continual_ep.streams.arrays import Arrays

@@ -1,4 +1,4 @@
-"""Arrays of a classification set, checked once."""
+"""Check the arrays of a classification data set."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from continual_ep.errors import ConfigurationError, InputError
 
 SCALES = ("auto", "max", "none")
 
-#: Samples looked at together.
+#: Samples read at a time.
 ROWS = 10_000
 
-#: Of larger arrays a fingerprint takes rows spread evenly, about so many bytes.
+#: A fingerprint hashes about this many bytes: all rows of smaller arrays, every k-th row of larger ones.
 HASHED_BYTES = 2**28
 
 
@@ -86,7 +86,7 @@ class Arrays:
         )
 
     def fingerprint(self) -> str:
-        """A hash of labels and samples; of sets above 256 MB, of rows spread evenly over them."""
+        """Hash labels and samples; of sets above 256 MB every k-th row only."""
         digest = hashlib.sha256()
         for x, y in ((self.train_x, self.train_y), (self.test_x, self.test_y)):
             step = 1 + x.nbytes // HASHED_BYTES
@@ -130,14 +130,14 @@ def _only(x: np.ndarray, y: np.ndarray, classes: Sequence[int]) -> tuple[np.ndar
 
 
 def _channels_first(x: np.ndarray) -> np.ndarray:
-    """Images with channels last, turned; three or four channels never are a height as well."""
+    """Move channels that come last to the front; heights of 1, 3 or 4 pixels are read as channels."""
     if x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
         return x.transpose(0, 3, 1, 2)
     return x
 
 
 def _checked_split(split: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asanyarray(x), np.asarray(y)  # a mapped file stays one
+    x, y = np.asanyarray(x), np.asarray(y)  # keeps memory-mapped files mapped
     if x.dtype.kind not in "buif":
         raise InputError(f"{split}_x has type {x.dtype}: numbers are needed.")
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
@@ -160,7 +160,7 @@ def _check_finite(split: str, x: np.ndarray) -> None:
     if x.dtype.kind != "f":
         return
     values, samples = 0, []
-    for start in range(0, len(x), ROWS):  # a mapped file is looked at piece by piece
+    for start in range(0, len(x), ROWS):  # piece by piece, for memory-mapped files
         with np.errstate(over="ignore"):  # a float64 too large for float32 counts as infinite
             bad = ~np.isfinite(x[start : start + ROWS].astype(np.float32))
         if bad.any():

@@ -30,9 +30,9 @@ from continual_ep.streams.tensor_data import Preparation, Samples, TensorData, c
 
 
 class ContinualBenchmark(Protocol):
-    """What the functions of this package return: an Avalanche benchmark that knows its origin.
+    """An Avalanche benchmark with a description of its data, as the functions of this package return.
 
-    :param name: the name or path that was asked for.
+    :param name: the name or path that was given.
     :param class_order: all labels in the order in which they appear.
     :param classes_per_experience: the classes of each experience.
     :param class_names: the name of each label.
@@ -63,7 +63,7 @@ class ContinualBenchmark(Protocol):
 
 
 class Loaded(NamedTuple):
-    """A source, ready to be cut: its checked arrays, and its samples as tensors."""
+    """A data set before it is divided into experiences: its checked arrays, and its samples as tensors."""
 
     arrays: Arrays
     train: Samples
@@ -82,7 +82,7 @@ def load_samples(
     scale: str = "auto",
     standardize: bool = False,
 ) -> Loaded:
-    """A source's samples as networks get them; for the parameters see :func:`class_incremental`."""
+    """Load a data set as networks get it; for the parameters see :func:`class_incremental`."""
     source_data = load_source(name, root, download)
     if classes is not None:
         source_data = source_data.selected(chosen_classes(classes, source_data.class_names))
@@ -113,7 +113,7 @@ def class_incremental(
     standardize: bool = False,
     task_labels: bool = False,
 ) -> ContinualBenchmark:
-    """A stream of experiences, each with classes of its own, as an Avalanche benchmark.
+    """Build an Avalanche benchmark of experiences with classes of their own.
 
     Labels keep the values they have in the source, whatever the order of the classes (labels that
     are not ``0 .. n-1`` are mapped to that range first). The benchmark has the streams ``train``,
@@ -168,7 +168,7 @@ def class_incremental(
     return describe(benchmark, str(name), loaded, order, groups)
 
 
-#: What a benchmark knows of its origin, beside Avalanche's own.
+#: Attributes of a benchmark that describe its data, in addition to Avalanche's.
 DESCRIPTION = (
     "name",
     "class_order",
@@ -190,7 +190,7 @@ def from_parts(
     *,
     task_labels: bool = False,
 ) -> Any:
-    """An Avalanche benchmark with one experience for each part, whatever its classes.
+    """Build an Avalanche benchmark with one experience for each part, of any classes.
 
     :param train: :class:`TensorData`, or Avalanche's data sets, which keep their task labels.
     """
@@ -211,7 +211,7 @@ def describe(
     order: tuple[int, ...],
     groups: tuple[tuple[int, ...], ...],
 ) -> ContinualBenchmark:
-    """Tell an Avalanche benchmark where it comes from."""
+    """Attach the description of its data to an Avalanche benchmark."""
     arrays, preparation = loaded.arrays, loaded.preparation
     sample = loaded.test.part().batch(torch.zeros(1, dtype=torch.int64))
     benchmark.name = name

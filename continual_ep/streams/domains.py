@@ -1,4 +1,4 @@
-"""Domain-incremental benchmarks: the classes stay, what they look like changes."""
+"""Domain-incremental benchmarks: all experiences share their classes; the inputs change."""
 
 import math
 from collections.abc import Sequence
@@ -43,13 +43,13 @@ def domain_incremental(
     standardize: bool = False,
     task_labels: bool = False,
 ) -> ContinualBenchmark:
-    """A stream of experiences that share their classes, as an Avalanche benchmark.
+    """Build an Avalanche benchmark of experiences that share their classes.
 
     * ``"sets"``: several data sets one after the other, class k of each being output k; MNIST, then
       Fashion-MNIST is the cross-modal stream of Tadros et al. 2022 (doi:10.1038/s41467-022-34938-7).
-    * ``"permuted"``: the pixels of one set, exchanged by another permutation in each experience but
-      the first (Goodfellow et al. 2013, arXiv:1312.6211).
-    * ``"rotated"``: the images of one set, turned by another angle in each experience.
+    * ``"permuted"``: the pixels of one set, permuted anew in each experience but the
+      first (Goodfellow et al. 2013, arXiv:1312.6211).
+    * ``"rotated"``: the images of one set, rotated by another angle in each experience.
 
     :param names: one named set, array file or folder of images; of ``"sets"``, several.
     :param experiences: how many; of ``"sets"``, as many as there are names.
@@ -170,7 +170,9 @@ def _rotated(loaded: Loaded, angle: float, flatten: bool) -> Loaded:
     from torchvision.transforms.functional import rotate
 
     if loaded.preparation.image_shape is None:
-        raise ConfigurationError("domains='rotated' turns images; this set holds feature vectors.")
+        raise ConfigurationError(
+            "domains='rotated' rotates images; this set holds feature vectors."
+        )
 
     def turn(x: Tensor) -> Tensor:
         turned = rotate(x, angle, InterpolationMode.BILINEAR) if angle % 360 else x
@@ -180,7 +182,7 @@ def _rotated(loaded: Loaded, angle: float, flatten: bool) -> Loaded:
 
 
 def _changed(loaded: Loaded, change: Any) -> Loaded:
-    """All samples prepared, then changed, in pieces that bound the memory of what is in between."""
+    """Apply a change to all prepared samples, in pieces that bound the memory."""
 
     def changed(samples: Samples) -> Samples:
         rows = torch.arange(len(samples.labels)).split(4096)

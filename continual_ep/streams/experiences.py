@@ -1,4 +1,4 @@
-"""What plugins and strategies ask of an experience: has it samples, and what is it a part of."""
+"""Questions of plugins and strategies about an experience: is it empty, what is it a part of."""
 
 from typing import Any, NamedTuple
 
@@ -6,9 +6,9 @@ from continual_ep.errors import InputError
 
 
 class Part(NamedTuple):
-    """Where an experience stands in the one that it was cut from.
+    """The place of an experience in the one that it was cut from.
 
-    :param experience: the number of that one; the experience's own where nothing was cut.
+    :param experience: number of the original experience; the experience's own number if it is uncut.
     """
 
     experience: int

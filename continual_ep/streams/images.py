@@ -1,4 +1,4 @@
-"""How images become inputs: as pixels at one size, or as the features of a frozen backbone."""
+"""Turn images into inputs: pixels at one size, or features of a frozen backbone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ READ_AT_ONCE = 2**28
 
 @dataclass(frozen=True)
 class Images:
-    """What to do with images.
+    """Options for images.
 
     Main arguments:
 
@@ -63,7 +63,7 @@ class Images:
     on_corrupt: str = "raise"
 
     def extraction(self) -> Extraction:
-        """The part of it that says how to compute, not what."""
+        """The options that change the computation and not its result."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         return Extraction(
             Path(self.cache), device, self.batch_size, self.amp, self.workers, self.on_corrupt
@@ -78,7 +78,7 @@ def as_arrays(data: Arrays | ImageFiles, images: Images, *, download: bool = Fal
     :raises MissingDataError: weights that are not on disk.
     :raises InputError: images that cannot be decoded.
     """
-    extraction = images.extraction()  # checks the options first of all
+    extraction = images.extraction()  # also checks the options
     if images.backbone is None:
         _refuse_strays(images)
         if isinstance(data, Arrays):
@@ -115,8 +115,8 @@ def _refuse_strays(images: Images) -> None:
 def _pixels(size: int | None) -> Pixels:
     if size is None:
         raise ConfigurationError(
-            "images on disk have sizes of their own: say how large they shall be (images.size, "
-            "--image-size) or which backbone makes features of them (images.backbone, --backbone)."
+            "images on disk have sizes of their own: give their size (images.size, "
+            "--image-size) or a backbone (images.backbone, --backbone)."
         )
     return Pixels(Preprocessing(size, size))
 

@@ -19,7 +19,7 @@ def online(
     seed: int = 0,
     overlap: float | None = None,
 ) -> ContinualBenchmark:
-    """The training stream of a benchmark in small experiences, each seen once.
+    """Cut the training stream of a benchmark into small experiences, each seen once.
 
     The test and validation streams stay as they are. ``benchmark.origin_experience`` holds, for each
     small experience, the number of the one it was cut from; where boundaries are blurry, of the one whose

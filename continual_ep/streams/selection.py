@@ -1,4 +1,4 @@
-"""Which class comes when, and which samples of it: index arithmetic without any data."""
+"""Choose the classes and samples of each experience: index arithmetic without data."""
 
 from collections.abc import Sequence
 from pathlib import Path

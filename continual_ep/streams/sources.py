@@ -1,4 +1,4 @@
-"""Where samples come from: one registry, one small function per data set.
+"""The registry of data sets: one small function for each.
 
 A new stream is one function ``(root, download) -> Arrays`` (or ``-> ImageFiles``, for images that
 stay on disk) under ``@source("its-name")``.

@@ -1,4 +1,4 @@
-"""Samples in one tensor, fetched by whole batches; one by one for whoever asks so."""
+"""Data sets whose samples are rows of one tensor, read in whole batches or one by one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ PREPARED_AT_ONCE = 2**30
 
 @dataclass(frozen=True)
 class Preparation:
-    r"""From stored values to what a network gets, :math:`(x / d - \mu_c) / \sigma_c`.
+    r"""Turn stored values into network inputs, :math:`(x / d - \mu_c) / \sigma_c`.
 
     :param divisor: :math:`d`.
     :param image_shape: ``(height, width)`` or ``(channels, height, width)`` of the source; None for
@@ -86,7 +86,7 @@ class TensorData(Dataset[tuple[Tensor, int]]):
         return stored if self.preparation is None else self.preparation(stored)
 
     def on(self, device: torch.device | str) -> "TensorData":
-        """The same samples with their tensor on ``device``, moved once for all parts. Mapped data stay."""
+        """The same samples with their tensor on ``device``, moved once for all parts; mapped data stay."""
         device = torch.empty(0, device=device).device
         if device == self.data.device or self.mapped:
             return self
@@ -104,7 +104,7 @@ class TensorData(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class Samples:
-    """All samples of a split, to be cut into parts that share one tensor.
+    """All samples of a split; its parts share one tensor.
 
     :param data, preparation, mapped: as of :class:`TensorData`; :param labels: ``(n,)`` int64.
     """
@@ -117,7 +117,7 @@ class Samples:
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, preparation: Preparation) -> "Samples":
-        """Small sets are prepared once; large ones and those on disk batch by batch."""
+        """Prepare small sets once; large sets and sets on disk are prepared batch by batch."""
         mapped = isinstance(x, np.memmap)
         stored, labels = _shared(x), torch.from_numpy(np.ascontiguousarray(y))
         if not mapped and 4 * x.size <= PREPARED_AT_ONCE:
@@ -142,7 +142,7 @@ def _shared(x: np.ndarray) -> Tensor:
     if x.dtype not in (np.uint8, np.float16, np.float32) or not x.dtype.isnative:
         return torch.from_numpy(x.astype(np.float32))
     if isinstance(x, np.memmap) and not x.flags.writeable:
-        # Nobody writes, but torch warns of read-only memory; copy-on-write maps the same file.
+        # torch warns of read-only memory; a copy-on-write map of the same file has no such warning.
         filename: Any = x.filename
         x = np.memmap(filename, x.dtype, "c", x.offset, x.shape)
     return torch.from_numpy(x if x.flags.writeable else np.array(x, copy=True))

@@ -1,4 +1,4 @@
-"""Changes to whole batches of images, on the device where they are."""
+"""Random flips and crops of whole batches of images, on their device."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def shifted_crop(images: Tensor, padding: int, down: Tensor, right: Tensor) -> Tensor:
-    """Pad with zeros all around, then cut out the old size at a place of its own for each image.
+    """Pad with zeros, then crop to the old size at an offset of its own for each image.
 
     Row i, column j of the result is row ``i + down``, column ``j + right`` of the padded image.
 
