@@ -19,6 +19,7 @@ from continual_ep.learning import (
     SquaredError,
 )
 from continual_ep.networks import MLP, MRNN
+from continual_ep.relaxation import Relaxation
 
 RULES = [
     EquilibriumPropagation(0.1),
@@ -257,6 +258,8 @@ def test_a_changed_parameter_between_forward_and_backward_is_noticed():
         (lambda: MRNN([6, 5, 3], gain=[1.0]), "gain"),
         (lambda: MRNN([6, 5, 3], dt=0.0), "dt"),
         (lambda: MRNN([6, 5, 3], order="zigzag"), "order"),
+        (lambda: MRNN([6, 5, 3], order="sweep", relaxation=Relaxation()), "part of the relaxation"),
+        (lambda: MRNN([6, 5, 3], dt=0.5, relaxation=Relaxation()), "dt=0.5"),
         (lambda: MRNN([6, 5, 3], learning=Backprop()), "Backprop is for an MLP"),
         (lambda: MLP([6, 5, 3], learning=EquilibriumPropagation()), "no dynamics"),
         (lambda: MLP([6, 5, 3], dropout=1.0), "dropout"),

@@ -30,7 +30,7 @@ from continual_ep.networks.connections import (
     uniform,
 )
 from continual_ep.networks.graph import RecurrentNetwork
-from continual_ep.relaxation import TimeSteps
+from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.synapses import Kernel, Pooling, Synapses
 
 POOLS = ("none", "max", "average", "soft")
@@ -249,7 +249,7 @@ class ConvolutionalRNN(RecurrentNetwork):
     :param feedback, feedback_scale: see :class:`~continual_ep.networks.connections.Connection`.
     :param bias: give channels and readout biases.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n})` with the fan-in n.
-    :param activation, learning, order, dt: see :class:`RecurrentNetwork`.
+    :param activation, learning, relaxation, order, dt: see :class:`RecurrentNetwork`.
     :raises ConfigurationError: values that cannot work.
     """
 
@@ -270,8 +270,9 @@ class ConvolutionalRNN(RecurrentNetwork):
         activation: str = "hard-sigmoid",
         readout: str = "softmax",
         learning: RecurrentRule | None = None,
-        order: str = "red-black",
-        dt: float | TimeSteps = 1.0,
+        relaxation: Relaxation | None = None,
+        order: str | None = None,
+        dt: float | TimeSteps | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         depth = len(channels)
@@ -315,6 +316,7 @@ class ConvolutionalRNN(RecurrentNetwork):
             readout=readout,
             classes=classes,
             learning=learning,
+            relaxation=relaxation,
             order=order,
             dt=dt,
             readout_bias=bias,

@@ -24,7 +24,7 @@ from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.connections import Connection, Gates, Gradients, Values, Weights, uniform
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import per_layer, validated_sizes
-from continual_ep.relaxation import TimeSteps
+from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.synapses import Pooling, Synapses
 
 SAMPLINGS = ("random", "soma-field", "branch-field")
@@ -312,7 +312,7 @@ class DendriticRNN(RecurrentNetwork):
     :param gain: of the initial weights, one or one for each layer. Branches dilute what differs between
         inputs; deep networks want gains above the published 1, about 3, in all layers but the first.
     :param bias: give branches biases, as published. Sleep works better without.
-    :param activation, readout, order, dt: see :class:`RecurrentNetwork`.
+    :param activation, readout, relaxation, order, dt: see :class:`RecurrentNetwork`.
     :param generator: for weights, masks and time steps; default torch's global one.
     :raises ConfigurationError: values that cannot work.
     """
@@ -334,8 +334,9 @@ class DendriticRNN(RecurrentNetwork):
         activation: str = "hard-sigmoid",
         readout: str = "activated",
         learning: RecurrentRule | None = None,
-        order: str = "red-black",
-        dt: float | TimeSteps = 1.0,
+        relaxation: Relaxation | None = None,
+        order: str | None = None,
+        dt: float | TimeSteps | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         outside = readout == "softmax"
@@ -371,6 +372,7 @@ class DendriticRNN(RecurrentNetwork):
             readout=readout,
             classes=units[-1],
             learning=learning,
+            relaxation=relaxation,
             order=order,
             dt=dt,
             generator=generator,

@@ -41,7 +41,7 @@ class Ensemble(RecurrentModule):
         if not all(isinstance(member, MRNN) for member in members):
             raise ConfigurationError("the members of an ensemble are MRNNs")
         first = members[0]
-        super().__init__(first.learning)
+        super().__init__(first.learning, first.relaxation)
         for number, member in enumerate(members):
             if _kind(member) != _kind(first):
                 raise ConfigurationError(
@@ -49,7 +49,7 @@ class Ensemble(RecurrentModule):
                     f"against {first.extra_repr()}"
                 )
         self.count = len(members)
-        self.relaxation, self.activations = first.relaxation, first.activations
+        self.activations = first.activations
         self.sizes = first.sizes
         self._template = [copy.deepcopy(first)]  # in a list, so that it is no part of this module
         names = [name for name, _ in first.named_parameters()]

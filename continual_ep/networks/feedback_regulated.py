@@ -21,7 +21,8 @@ from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.connections import Connection, Dense
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import validated_sizes
-from continual_ep.relaxation import TimeSteps
+from continual_ep.networks.recurrent import relaxation_from
+from continual_ep.relaxation import Relaxation, TimeSteps
 
 
 class FeedbackRegulatedRNN(RecurrentNetwork):
@@ -42,7 +43,7 @@ class FeedbackRegulatedRNN(RecurrentNetwork):
 
     Other arguments:
 
-    :param activation, order, dt: see :class:`RecurrentNetwork`.
+    :param activation, relaxation, order, dt: see :class:`RecurrentNetwork`.
     :param generator: for weights and links; default torch's global one.
     :raises ConfigurationError: values that cannot work.
     """
@@ -57,8 +58,9 @@ class FeedbackRegulatedRNN(RecurrentNetwork):
         random_links: float = 0.0,
         learning: RecurrentRule | None = None,
         activation: str = "tanh",
-        order: str = "synchronous",
-        dt: float | TimeSteps = 1.0,
+        relaxation: Relaxation | None = None,
+        order: str | None = None,
+        dt: float | TimeSteps | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         if not 0 <= random_links <= 1:
@@ -116,8 +118,8 @@ class FeedbackRegulatedRNN(RecurrentNetwork):
                 free_steps=10,
                 nudged_steps=5,
             ),
-            order=order,
-            dt=dt,
+            relaxation=relaxation_from(relaxation, order, dt, default_order="synchronous"),
+            dt=dt if isinstance(dt, TimeSteps) else None,
             generator=generator,
         )
         assert self.readout_layer is not None

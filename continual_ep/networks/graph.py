@@ -14,7 +14,7 @@ from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.clamped_graph import ClampedGraph, Wiring
 from continual_ep.networks.connections import Connection, Link
 from continual_ep.networks.layered import checked_values, per_layer
-from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.networks.recurrent import RecurrentModule, relaxation_from
 from continual_ep.relaxation import Relaxation
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.relaxation.time_steps import TimeSteps
@@ -38,7 +38,8 @@ class RecurrentNetwork(RecurrentModule):
     :param classes: outputs of a softmax readout.
     :param learning: the learning rule; default
         :class:`~continual_ep.learning.EquilibriumPropagation`.
-    :param order: update order, see :mod:`continual_ep.relaxation.orders`.
+    :param relaxation: how it settles, see :class:`~continual_ep.relaxation.Relaxation`; or, instead,
+        ``order`` and ``dt`` of it.
     :param dt: time step in (0, 1], or :class:`~continual_ep.relaxation.TimeSteps`, one for each unit.
     :param readout_bias: give a softmax readout biases.
     :param generator: for what is drawn here (readout, time steps).
@@ -54,12 +55,15 @@ class RecurrentNetwork(RecurrentModule):
         readout: str = "activated",
         classes: int | None = None,
         learning: RecurrentRule | None = None,
-        order: str = "red-black",
-        dt: float | TimeSteps = 1.0,
+        relaxation: Relaxation | None = None,
+        order: str | None = None,
+        dt: float | TimeSteps | None = None,
         readout_bias: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(learning or EquilibriumPropagation())
+        super().__init__(
+            learning or EquilibriumPropagation(), relaxation_from(relaxation, order, dt)
+        )
         self.shapes = [tuple(shape) for shape in shapes]
         if readout not in READOUTS:
             raise ConfigurationError(f"readout {readout!r} is unknown; choose one of {READOUTS}")
@@ -68,8 +72,7 @@ class RecurrentNetwork(RecurrentModule):
         _check_links(self.links, len(self.shapes))
         self.connections = nn.ModuleList(link.connection for link in self.links)
         self.activations = self._activations()
-        self.relaxation = Relaxation(order, dt if isinstance(dt, float | int) else 1.0)
-        self._draw_time_steps(dt, generator)
+        self._draw_time_steps(dt, self.shapes[1:], generator)
         self.readout_layer: nn.Linear | None = None
         if readout == "softmax":
             if classes is None:
@@ -89,19 +92,6 @@ class RecurrentNetwork(RecurrentModule):
         if self.readout == "linear":
             hidden[-1] = Identity()
         return hidden
-
-    def _draw_time_steps(self, dt: float | TimeSteps, generator: torch.Generator | None) -> None:
-        self._own_time_steps = isinstance(dt, TimeSteps)
-        if isinstance(dt, TimeSteps):
-            for layer, shape in enumerate(self.shapes[1:]):
-                self.register_buffer(f"time_steps_{layer}", dt.drawn(shape, generator))
-
-    @property
-    def time_steps(self) -> list[Tensor] | None:
-        """The time step of each unit, by layer; None where one dt serves all."""
-        if not self._own_time_steps:
-            return None
-        return [getattr(self, f"time_steps_{layer}") for layer in range(len(self.shapes) - 1)]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -212,8 +202,7 @@ class RecurrentNetwork(RecurrentModule):
     def extra_repr(self) -> str:
         return (
             f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, readout={self.readout}, "
-            f"order={self.relaxation.order}, dt={'drawn' if self._own_time_steps else self.relaxation.dt}, "
-            f"learning={self.learning}"
+            f"{super().extra_repr()}"
         )
 
 

@@ -27,7 +27,7 @@ from continual_ep.networks.layered import (
     per_layer,
     validated_sizes,
 )
-from continual_ep.networks.recurrent import RecurrentModule
+from continual_ep.networks.recurrent import RecurrentModule, relaxation_from
 from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.synapses import Synapses
@@ -64,7 +64,8 @@ class MRNN(RecurrentModule, LayeredNetwork):
         its energy then weighs each layer by the product of the scales above it, and equilibrium propagation
         has the exact gradient with ``corrected=True``, which divides by them.
     :param gain: weights are drawn from :math:`U(\pm g/\sqrt{n_{l-1}})`; one gain, or one per layer.
-    :param order: update order, see :mod:`continual_ep.relaxation.orders`.
+    :param relaxation: how it settles, see :class:`~continual_ep.relaxation.Relaxation`; or, instead,
+        ``order`` and ``dt`` of it.
     :param dt: time step in (0, 1]; 1 is the discrete map. Or :class:`~continual_ep.relaxation.TimeSteps`:
         one for each unit, drawn once.
     :param generator: for the initial weights; default torch's global one, as in :mod:`torch.nn`.
@@ -82,17 +83,19 @@ class MRNN(RecurrentModule, LayeredNetwork):
         feedback: str = "tied",
         feedback_scale: float | Sequence[float] = 1.0,
         gain: float | Sequence[float] = 1.0,
-        order: str = "red-black",
-        dt: float | TimeSteps = 1.0,
+        relaxation: Relaxation | None = None,
+        order: str | None = None,
+        dt: float | TimeSteps | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(learning or EquilibriumPropagation())
+        super().__init__(
+            learning or EquilibriumPropagation(), relaxation_from(relaxation, order, dt)
+        )
         self.sizes = validated_sizes(sizes, hidden=1 if readout == "softmax" else 0)
         self.activation, self.readout, self.feedback = activation, readout, feedback
         self.activations = self._activations(activation, readout)
         if feedback not in FEEDBACKS:
             raise ConfigurationError(f"feedback {feedback!r} is unknown; choose one of {FEEDBACKS}")
-        self.relaxation = Relaxation(order, 1.0 if isinstance(dt, TimeSteps) else dt)
         links = len(self.activations) - 1
         self.feedback_scales = per_layer(feedback_scale, links, "feedback_scale") if links else []
         pairs = list(pairwise(self.sizes))
@@ -109,11 +112,7 @@ class MRNN(RecurrentModule, LayeredNetwork):
             if feedback != "tied"
         )
         self.feedback_weights.requires_grad_(feedback == "untied")
-        self._own_time_steps = isinstance(dt, TimeSteps)
-        if isinstance(dt, TimeSteps):
-            for layer, size in enumerate(self.sizes[1 : depth + 1]):
-                self.register_buffer(f"time_steps_{layer}", dt.drawn((size,), generator))
-
+        self._draw_time_steps(dt, [(size,) for size in self.sizes[1 : depth + 1]], generator)
         self.learning.check(self)
 
     def _activations(self, activation: str, readout: str) -> list[Activation]:
@@ -169,13 +168,6 @@ class MRNN(RecurrentModule, LayeredNetwork):
         weights, rest = parameters[:depth], parameters[depth:]
         biases, feedback = (rest[:depth], rest[depth:]) if len(self.biases) else ((), rest)
         return weights, biases, weights[1:] if self.feedback == "tied" else feedback
-
-    @property
-    def time_steps(self) -> list[Tensor] | None:
-        """The time step of each unit, by layer; None where one dt serves all."""
-        if not self._own_time_steps:
-            return None
-        return [getattr(self, f"time_steps_{layer}") for layer in range(len(self.activations))]
 
     @property
     def has_energy(self) -> bool:
@@ -237,6 +229,5 @@ class MRNN(RecurrentModule, LayeredNetwork):
         return (
             f"{'-'.join(map(str, self.sizes))}, activation={self.activation}, readout={self.readout}, "
             f"feedback={self.feedback}, feedback_scale={self.feedback_scales}, "
-            f"order={self.relaxation.order}, dt={'drawn' if self._own_time_steps else self.relaxation.dt}, "
-            f"learning={self.learning}"
+            f"{super().extra_repr()}"
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError, DivergenceError, WarnOnce
 from continual_ep.learning.cuda_graphs import CHECK_RECORDED_EVERY, CudaGraphs
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.relaxation import Relaxation, Settled, settle
+from continual_ep.relaxation import Relaxation, Settled, TimeSteps, settle
 from continual_ep.relaxation.activations import Activation
 
 #: Without a tolerance, a free phase whose units still move by more than this per step is reported.
@@ -41,12 +41,16 @@ class RecurrentModule(nn.Module):
     which parameters take part in the dynamics, and how the output is read.
     """
 
+    #: How the network settles; may be replaced at any time.
     relaxation: Relaxation
     #: One for each layer that takes part in the dynamics.
     activations: list[Activation]
 
-    def __init__(self, learning: RecurrentRule) -> None:
+    _has_time_steps = False
+
+    def __init__(self, learning: RecurrentRule, relaxation: Relaxation) -> None:
         super().__init__()
+        self.relaxation = relaxation
         #: Statistics of the last free phase; None before the first.
         self.settling: Settling | None = None
         #: What has been warned of in the life of this network.
@@ -114,6 +118,25 @@ class RecurrentModule(nn.Module):
         """The readout of the last dynamical layer's state, ``(batch, classes)``."""
         outside = self.readout_parameters
         return state if outside is None else nn.functional.linear(state, *outside)
+
+    def _draw_time_steps(
+        self,
+        dt: float | TimeSteps | None,
+        shapes: Sequence[tuple[int, ...]],
+        generator: torch.Generator | None,
+    ) -> None:
+        """Draw a time step for each unit of layers of these shapes, if ``dt`` is a distribution."""
+        self._has_time_steps = isinstance(dt, TimeSteps)
+        if isinstance(dt, TimeSteps):
+            for layer, shape in enumerate(shapes):
+                self.register_buffer(f"time_steps_{layer}", dt.drawn(shape, generator))
+
+    @property
+    def time_steps(self) -> list[Tensor] | None:
+        """The time step of each unit, by layer; None where one dt serves all."""
+        if not self._has_time_steps:
+            return None
+        return [getattr(self, f"time_steps_{layer}") for layer in range(len(self.activations))]
 
     @property
     def layered(self) -> bool:
@@ -212,3 +235,31 @@ class RecurrentModule(nn.Module):
                 "the gain or feedback_scale. This is said once; network.settling holds the statistics of "
                 "the last phase.",
             )
+
+    def extra_repr(self) -> str:
+        dt = "drawn" if self._has_time_steps else self.relaxation.dt
+        return f"order={self.relaxation.order}, dt={dt}, learning={self.learning}"
+
+
+def relaxation_from(
+    relaxation: Relaxation | None,
+    order: str | None,
+    dt: float | TimeSteps | None,
+    default_order: str = "red-black",
+) -> Relaxation:
+    """The relaxation that the arguments of a network describe.
+
+    :raises ConfigurationError: for a relaxation beside an order or a time step, which it holds itself.
+    """
+    number = None if isinstance(dt, TimeSteps) else dt
+    if relaxation is None:
+        return Relaxation(
+            default_order if order is None else order, 1.0 if number is None else number
+        )
+    if order is not None or number is not None:
+        raise ConfigurationError(
+            "order and dt are part of the relaxation: give either these or relaxation, e.g. "
+            f"relaxation=Relaxation(order={order or relaxation.order!r}, "
+            f"dt={relaxation.dt if number is None else number})"
+        )
+    return relaxation
