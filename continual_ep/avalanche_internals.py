@@ -49,8 +49,8 @@ def transforms_of(data: Any) -> tuple[Any, Any]:
     return data._frozen_transform_groups, data._transform_groups
 
 
-def task_labelled(part: Any, task_label: int) -> Any:
-    """A classification data set with one task label; an Avalanche data set keeps its own."""
+def task_labelled(part: Any, task_label: int | Sequence[int]) -> Any:
+    """A classification data set with one task label, or one per sample; Avalanche's keep theirs."""
     if isinstance(part, AvalancheDataset):
         return as_taskaware_classification_dataset(part)
     return _make_taskaware_classification_dataset(part, task_labels=task_label)
@@ -80,6 +80,14 @@ def sampler_of(loader: MultiDatasetDataLoader) -> MultiDatasetSampler:
         oversample_small_datasets=loader.oversample_small_datasets,
         never_ending=loader.never_ending,
     )
+
+
+# ---- strategies ----------------------------------------------------------------------------------
+
+
+def criterion_of(strategy: Any) -> Any:
+    """The loss ``(output, target)`` that a strategy trains with."""
+    return strategy._criterion
 
 
 # ---- benchmarks ----------------------------------------------------------------------------------
