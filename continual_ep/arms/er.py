@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part, Stateful, tensor_bytes
+from continual_ep.arms.mechanism import Mechanism, Needs, Part
 from continual_ep.errors import ConfigurationError
 from continual_ep.options import option, plain_values
 
@@ -48,15 +45,8 @@ class ExperienceReplay(Mechanism):
             raise ConfigurationError("give either per_class or total (set the other to null)")
 
     def install(self, assembly: Assembly) -> None:
+        from continual_ep.arms.replay_state import memory_state
         from continual_ep.plugins import AwakeRehearsal
 
         plugin = AwakeRehearsal(**plain_values(self), seed=assembly.seed)
-        # Its state holds the places of the exemplars in the stream; what is kept are the samples.
-        kept = partial(samples_bytes, plugin.memory)
-        assembly.add("er", plugin, Stateful(plugin.state_dict, plugin.load_state_dict, kept))
-
-
-def samples_bytes(memory: Any) -> int:
-    """Bytes of the inputs, labels and task labels in a memory of exemplars."""
-    samples = (memory.buffer[index] for index in range(len(memory)))
-    return sum(tensor_bytes([torch.as_tensor(part) for part in sample]) for sample in samples)
+        assembly.add("er", plugin, memory_state(plugin, assembly))

@@ -83,7 +83,7 @@ def run_in_processes(
 @dataclass
 class _Pool:
     setup: Setup
-    waiting: list[Cell]
+    left: list[Cell]
     listener: Listener
     method: str
     busy: dict[Connection, tuple[BaseProcess, Cell | None]] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class _Pool:
     def _send_next(self, pipe: Connection) -> None:
         """Send a worker its next cell, or None to end it."""
         process, _ = self.busy[pipe]
-        cell = self.waiting.pop() if self.waiting else None
+        cell = self.left.pop() if self.left else None
         self.busy[pipe] = (process, cell)
         try:
             pipe.send(cell)
@@ -127,7 +127,7 @@ class _Pool:
                 self._send_next(pipe)
 
     def _reap(self, pipe: Connection) -> None:
-        """Report the cell of a dead worker as failed; start another worker for the waiting cells."""
+        """Report the cell of a dead worker as failed; start another worker for the cells left."""
         process, cell = self.busy.pop(pipe)
         process.join()
         pipe.close()
@@ -136,7 +136,7 @@ class _Pool:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             message = f"its process {how}; if memory ran out, use fewer --workers"
             self.listener(Event(cell.number, "failed", {"message": message}))
-        if self.waiting:
+        if self.left:
             self.start()
 
     def stop(self) -> None:

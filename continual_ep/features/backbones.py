@@ -278,14 +278,14 @@ def _changed(
 
 def _imported(wanted: str) -> Any:
     module, _, function = wanted.partition(":")
-    folder = os.getcwd()
-    sys.path.insert(0, folder)  # as `python -m` does: the user's module is in the current folder
+    here = os.getcwd()
+    sys.path.insert(0, here)  # as `python -m` does: the user's module is in the current folder
     try:
         return getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"backbone {wanted!r} cannot be imported: {error}.") from error
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(here)
 
 
 def _name_of(network: Any) -> str:

@@ -89,11 +89,11 @@ def domain_incremental(
     train, test, held_out = [], [], []
     for loaded in sets:
         labels = loaded.train.labels
-        rows, held_out_rows = validation_split(labels, validation, number)
-        rows = limited(labels, rows, [everything], per_class, per_experience)
-        train.append(loaded.train.part(rows))
+        kept, left = validation_split(labels, validation, number)
+        kept = limited(labels, kept, [everything], per_class, per_experience)
+        train.append(loaded.train.part(kept))
         test.append(loaded.test.part())
-        held_out.append(loaded.train.part(held_out_rows))
+        held_out.append(loaded.train.part(left))
     benchmark = from_parts(train, test, held_out if validation else None, task_labels=task_labels)
     benchmark.n_classes = len(everything)
     described = describe(

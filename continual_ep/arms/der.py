@@ -1,0 +1,44 @@
+"""Dark experience replay: exemplars with their labels and old outputs."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from continual_ep.arms.assembly import Assembly
+from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.learning import NeuromodulatedEquilibriumLearning
+from continual_ep.options import option, plain_values
+
+
+@dataclass(frozen=True)
+class DarkExperienceReplay(Mechanism):
+    r"""Dark experience replay with labels (DER++), by :class:`~continual_ep.plugins.DarkReplay`.
+
+    .. math:: \mathcal L = \ell(f(x), y) + \alpha\, \overline{(f(x') - z')^2} + \beta\, \ell(f(x'), y')
+
+    What is kept are exemplars, class-balanced, with their labels and outputs :math:`z'`. Source: Buzzega
+    et al. 2020 (arXiv:2004.07211); the defaults are the authors' for Split-MNIST and 200 exemplars.
+    Deviations: exemplars and outputs are taken after an experience instead of while it is learned,
+    and one batch of exemplars serves both terms, as in Avalanche.
+    """
+
+    main: ClassVar[str | None] = "total"
+    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
+    takes: ClassVar[frozenset[Part]] = frozenset({"data"})
+    sources: ClassVar[tuple[str, ...]] = ("buzzega2020",)
+
+    total: int = option(200, "exemplars kept in all, equally many of each class", ge=1)
+    alpha: float = option(0.2, "weight of the old outputs", ge=0)
+    beta: float = option(1.0, "weight of the labels of exemplars", gt=0)
+    batch_size: int | None = option(None, "exemplars in a step; null: training.batch_size", ge=1)
+
+    def refusal(self, rule: Any, network: Any) -> str | None:
+        if isinstance(rule, NeuromodulatedEquilibriumLearning) and self.alpha:
+            return "the rule learns from a reward, not from the distance to old outputs"
+        return None
+
+    def install(self, assembly: Assembly) -> None:
+        from continual_ep.arms.replay_state import memory_state
+        from continual_ep.plugins import DarkReplay
+
+        plugin = DarkReplay(**plain_values(self), seed=assembly.seed)
+        assembly.add("der++", plugin, memory_state(plugin, assembly))
