@@ -225,11 +225,12 @@ def test_every_parameter_of_a_rule_can_be_configured() -> None:
 
 def test_every_constant_of_the_sleep_can_be_configured() -> None:
     from continual_ep.experiments.options import SleepOptions
+    from continual_ep.options import option_fields
     from continual_ep.plugins import SleepReplay
     from continual_ep.sleep.parameters import SleepParameters
 
     plugin = {"when", "preset", "dreams", "hold", "exclude", "diary"}
-    constants = {field.name for field in dataclasses.fields(SleepParameters)}
+    constants = {field.name for field in option_fields(SleepParameters)}
     assert set(SleepOptions.model_fields) == plugin | constants
     options = SleepOptions(window="whole", quiet_steps="never", thresholds=[1.0, 2.0], leak=0.5)
     assert options.constants() == {

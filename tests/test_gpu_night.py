@@ -41,7 +41,7 @@ def chain(
         weight = torch.randn(post, pre, generator=generator, dtype=dtype) * 0.3 + 0.05
         mask = (torch.rand(post, pre, generator=generator) < 0.6).to(dtype) if masked else None
         layer = Synapses(f"w{number}", nn.Parameter(weight), shape=(pre,), mask=mask)
-        layers.append(make_layer(layer, parameters or SleepParameters(leak=0.9)))
+        layers.append(make_layer(layer, (parameters or SleepParameters(leak=0.9)).rule))
     spikes = torch.rand(60, 20, generator=generator) < 0.15
     spikes[7:12] = False  # steps in which nobody below spikes
     kind = layers[0].by_input.dtype
@@ -118,7 +118,8 @@ def test_only_alike_networks_sleep_together():
     assert not engine.can_run_batched(
         [chain(0), chain(1, plastic=(True, False))], parameters, "cuda"
     )
-    for other in (SleepParameters(gate_width=0.1), SleepParameters(feedback=True)):
+    for options in ({"gate_width": 0.1}, {"feedback": True}, {"plasticity": object()}):
+        other = SleepParameters(**options)
         assert not engine.can_run_batched(chains, [parameters[0], other], "cuda")
 
 

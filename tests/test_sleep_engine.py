@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,14 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.options import options_from, plain_values
 from continual_ep.sleep import PRESETS, SleepParameters, layer_gains, preset_named, sleep_replay
 from continual_ep.sleep.calibration import calibrated_thresholds
 from continual_ep.sleep.chain import ChainState, SpikeTrain
 from continual_ep.sleep.engines import layerwise, stepwise
-from continual_ep.sleep.engines.layerwise import gate_limits
 from continual_ep.sleep.layers import Chain, chain_of_synapses
 from continual_ep.sleep.night import run_sleep
-from continual_ep.sleep.plasticity import gate
+from continual_ep.sleep.plasticity import GatedHebbian, gate, gate_limits
 from continual_ep.sleep.prepare import night_generator
 from continual_ep.sleep.reference import initial_state, sleep_step
 from continual_ep.sleep.simulation import make_layer, spikes_at
@@ -37,7 +38,7 @@ def night(
     weights, spikes, parameters, thresholds, *, gains=None, constants=None, plastic=None, steps=None
 ):
     """Run the engine on given input spikes; the diary, the weights and the chain afterwards."""
-    layers = [make_layer(layer, parameters) for layer in layers_of(*weights)]
+    layers = [make_layer(layer, parameters.rule) for layer in layers_of(*weights)]
     chain = ChainState(
         layers,
         SpikeTrain([spikes.numpy().astype(bool)]),
@@ -94,7 +95,7 @@ def test_layer_by_layer_is_step_by_step(
 
     def chain():
         return ChainState(
-            [make_layer(layer, parameters) for layer in layers],
+            [make_layer(layer, parameters.rule) for layer in layers],
             SpikeTrain([spikes[:70], spikes[70:]]),
             [threshold] * len(layers),
             [1.0, 1.7, 0.6][: len(layers)],
@@ -154,6 +155,45 @@ def test_outside_of_its_limits_the_gate_is_two_or_moves_nothing(largest, width, 
     assert weight + change == weight - change == weight
 
 
+class Constant:
+    """Synapses of units that spike change by a constant, in favour of spiking inputs."""
+
+    def change(self, weight, share):
+        return np.broadcast_to(0.01 * share - 0.004 * (1 - share), weight.shape)
+
+
+class Halved(GatedHebbian):
+    def change(self, weight, share):
+        return super().change(weight, share) / 2
+
+
+@pytest.mark.parametrize("rule", [Constant(), Halved(0.01, 0.002, 0.05)])
+@pytest.mark.parametrize("numba", [True, False])
+def test_another_plasticity_never_runs_on_a_kernel_of_the_published_one(rule, numba, monkeypatch):
+    if not numba:
+        monkeypatch.setattr(layerwise.importlib.util, "find_spec", lambda name: None)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 12, generator=generator, dtype=torch.float64) * 0.1
+    spikes = torch.rand(80, 12, generator=generator) < 0.2
+    parameters = SleepParameters(increase=0.01, decrease=0.002, gate_width=0.05, leak=0.9)
+    _, (usual,), _ = night([weight], spikes, parameters, [0.1])
+    _, (changed,), _ = night([weight], spikes, replace(parameters, plasticity=rule), [0.1])
+    # The night in dense formulas.
+    expected, membrane = weight.numpy().copy(), np.zeros(6)
+    for below in spikes.numpy():
+        membrane = 0.9 * membrane + expected @ below
+        fired = membrane >= 0.1
+        expected[fired] += rule.change(expected[fired], below.astype(float))
+        membrane[fired] = 0.0
+    np.testing.assert_allclose(changed, expected, atol=1e-12)
+    assert not np.allclose(changed, usual, atol=1e-3)
+    models = [mlp(16, 20, 4), mlp(16, 20, 4)]
+    for model, plasticity in zip(models, (None, rule), strict=True):
+        constants = SleepParameters(steps=100, plasticity=plasticity)
+        sleep_replay(model, torch.rand(16, generator=generator).fill_(0.5), constants)
+    assert not torch.equal(models[0][1].weight, models[1][1].weight)
+
+
 def test_the_gate_is_two_below_one_at_and_zero_above_zero():
     weights = np.array([-1.0, -0.005, 0.0, 0.001, 0.007, 5.0])
     sigmoid = 1 / (1 + math.exp(5.0))
@@ -203,7 +243,7 @@ def test_untied_feedback_weights_are_used_and_unchanged():
     layers = layers_of(torch.ones(2, 1), torch.ones(1, 2))
     own = torch.tensor([[0.25, -3.0]])
     layer = Synapses("above", layers[1].weight, feedback=own, shape=(2,))
-    asleep = make_layer(layer, SleepParameters())
+    asleep = make_layer(layer, SleepParameters().rule)
     np.testing.assert_allclose(asleep.feedback_current(np.array([0])), [0.25, -3.0])
     asleep.learn(np.array([0]), spikes_at(np.array([0]), 2))
     np.testing.assert_allclose(asleep.feedback_current(np.array([0])), [0.25, -3.0])
@@ -304,15 +344,25 @@ def test_the_mnist_preset_has_the_published_constants():
     assert mnist.spike_scale == pytest.approx(0.479, abs=5e-4)
     assert [mnist.night_steps(k) for k in range(1, 6)] == [15000, 20000, 25000, 30000, 35000]
     assert mnist.window == 11
-    assert preset_named("tadros2022") == mnist
-    assert PRESETS["tadros2022:cross-modal"].night_steps(2) == 255
+    assert replace(preset_named("tadros2022"), preset="tadros2022:mnist") == mnist
+    assert preset_named("tadros2022:cross-modal").night_steps(2) == 255
+    assert {preset_named(name).preset for name in PRESETS} == set(PRESETS)
+
+
+def test_options_that_are_given_go_before_a_preset():
+    mnist = SleepParameters(preset="tadros2022:mnist", growth=0.75, window="whole")
+    assert (mnist.steps, mnist.growth, mnist.window) == (15000, 0.75, None)
+    changed = SleepParameters(preset=mnist, steps=7)
+    assert changed == replace(mnist, steps=7) and changed.preset == "tadros2022:mnist"
+    assert options_from(SleepParameters, plain_values(mnist)) == mnist
+    assert options_from(SleepParameters, {"thresholds": "calibrated"}).thresholds is None
 
 
 def test_unknown_presets_constants_and_values_are_refused():
     with pytest.raises(ConfigurationError, match="tadros2022:mnist"):
         preset_named("tadros")
-    with pytest.raises(ConfigurationError, match="no constant of a night"):
-        SleepParameters().with_constants(dropout=0.1)
+    with pytest.raises(ConfigurationError, match="did you mean 'steps'"):
+        SleepParameters().with_constants(step=1)
     for wrong in (
         {"steps": 0},
         {"steps": 1.5},
@@ -336,7 +386,7 @@ def test_calibration_hits_the_quantile_and_the_mean_of_the_strongest():
     parameters = SleepParameters(
         firing_rate=0.1, output_threshold=0.4, leak=0.0, calibration_steps=10
     )
-    layers = [make_layer(layer, parameters) for layer in layers_of(first, second)]
+    layers = [make_layer(layer, parameters.rule) for layer in layers_of(first, second)]
     always = iter([spikes_at(np.array([0]), 1)] * 10)
     hidden, output = calibrated_thresholds(
         layers, always, parameters, constants=[0.0, 0.0], output=True, dtype=np.float64

@@ -11,6 +11,7 @@ from continual_ep.errors import ConfigurationError, ContinualEPWarning, InputErr
 from continual_ep.networks import MRNN
 from continual_ep.sleep import SleepParameters, find_chains, sleep_replay
 from continual_ep.sleep.activity import ActivityMaxima
+from continual_ep.sleep.plasticity import GatedHebbian
 from continual_ep.sleep.replay_input import (
     ClassReplayInput,
     FunctionReplayInput,
@@ -22,6 +23,8 @@ from continual_ep.sleep.replay_input import (
 from continual_ep.sleep.simulation import make_layer, pooled, spikes_at
 from continual_ep.sleep.statistics import RunningMean
 from continual_ep.synapses import Kernel, Pooling, Synapses
+
+RULE = SleepParameters().rule
 
 
 def names(model, x, forward=None):
@@ -46,8 +49,8 @@ def test_a_kernel_by_hand():
     # Two input maps of 2 x 2, one 1 x 1 kernel (0.5, -0.1); map 0 spikes at three places, map 1 at one.
     weight = nn.Parameter(torch.tensor([0.5, -0.1], dtype=torch.float64).reshape(1, 2, 1, 1))
     kernel = Kernel((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
-    constants = SleepParameters(increase=0.01, decrease=0.001)
-    asleep = make_layer(Synapses("k", weight, kernel=kernel, shape=(2, 2, 2)), constants)
+    rule = GatedHebbian(0.01, 0.001, 0.001)
+    asleep = make_layer(Synapses("k", weight, kernel=kernel, shape=(2, 2, 2)), rule)
     below = spikes_at(np.array([0, 1, 2, 4]), 8)
     np.testing.assert_allclose(asleep.current(below), [0.4, 0.5, 0.5, 0.0])
     asleep.learn(np.array([0, 1, 2]), below)
@@ -58,7 +61,7 @@ def test_a_kernel_by_hand():
 
 def test_kernel_layers_unfold_their_input_once_per_step(monkeypatch):
     weight, kernel = nn.Parameter(torch.rand(2, 1, 2, 2)), Kernel((2, 2), (1, 1), (0,) * 4, (1, 1))
-    layer = make_layer(Synapses("k", weight, kernel=kernel, shape=(1, 4, 4)), SleepParameters())
+    layer = make_layer(Synapses("k", weight, kernel=kernel, shape=(1, 4, 4)), RULE)
     calls, unfold = [], layer._unfold
     monkeypatch.setattr(layer, "_unfold", lambda below: calls.append(1) or unfold(below))
     for inputs in ([0, 5], [5, 6]):
@@ -83,7 +86,7 @@ def test_the_current_of_a_convolution_is_torchs(options):
     conv = nn.Conv2d(2, 3, (2, 3), bias=False, dtype=torch.float64, **options)
     x = (torch.rand(1, 2, 7, 6) < 0.3).double()
     chains, _ = find_chains(conv, x)
-    asleep = make_layer(chains[0].layers[0], SleepParameters())
+    asleep = make_layer(chains[0].layers[0], RULE)
     below = spikes_at(x.flatten().nonzero()[:, 0].numpy(), x.numel())
     np.testing.assert_allclose(
         asleep.current(below), conv(x).detach().flatten().numpy(), atol=1e-12
@@ -98,7 +101,7 @@ def test_a_kernel_over_the_whole_input_learns_like_a_dense_layer():
     below, fired = spikes_at(np.array([1, 5, 6]), 9), np.array([0, 2])
     results = []
     for module, x in ((conv, torch.zeros(1, 1, 3, 3)), (dense, torch.zeros(1, 9))):
-        asleep = make_layer(find_chains(module, x.double())[0][0].layers[0], SleepParameters())
+        asleep = make_layer(find_chains(module, x.double())[0][0].layers[0], RULE)
         asleep.learn(fired, below)
         results.append(asleep.weight().reshape(4, 9))
     np.testing.assert_allclose(*results, atol=1e-15)
@@ -111,7 +114,7 @@ def test_pooling_passes_on_the_or_and_the_mean_of_spikes():
     mean = pooled(below, (Pooling(nn.AvgPool2d(2), (1, 4, 4)),), np.float64)
     np.testing.assert_allclose(mean.dense(np.float64), [0.5, 0, 0.25, 0])
     weight = nn.Parameter(torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=torch.float64))
-    asleep = make_layer(Synapses("w", weight, shape=(4,)), SleepParameters())
+    asleep = make_layer(Synapses("w", weight, shape=(4,)), RULE)
     np.testing.assert_allclose(asleep.current(mean), [0.5 + 4 * 0.25])
 
 

@@ -18,7 +18,7 @@ from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.calibration import published_thresholds
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
-from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.parameters import SleepParameters, preset_named
 from continual_ep.sleep.prepare import (
     night_generator,
     prepare_chains,
@@ -27,7 +27,6 @@ from continual_ep.sleep.prepare import (
     warn_of_flat_inputs,
     warn_of_negative_inputs,
 )
-from continual_ep.sleep.presets import preset_named
 from continual_ep.sleep.replay_input import (
     ClassReplayInput,
     FunctionReplayInput,

@@ -4,9 +4,10 @@ from continual_ep.sleep.calibration import layer_gains
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.ensembles import sleep_replay_ensemble
 from continual_ep.sleep.layers import Chain
-from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.parameters import SleepParameters, preset_named
+from continual_ep.sleep.plasticity import GatedHebbian, Plasticity
 from continual_ep.sleep.prepare import sleep_replay
-from continual_ep.sleep.presets import PRESETS, preset_named
+from continual_ep.sleep.presets import PRESETS
 from continual_ep.sleep.replay_input import (
     ClassReplayInput,
     FunctionReplayInput,
@@ -21,8 +22,10 @@ __all__ = [
     "Chain",
     "ClassReplayInput",
     "FunctionReplayInput",
+    "GatedHebbian",
     "InputStatistics",
     "MeanReplayInput",
+    "Plasticity",
     "ReplayInput",
     "RunningMean",
     "SleepDiary",

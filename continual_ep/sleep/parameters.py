@@ -1,99 +1,116 @@
-"""Every constant of a night, in one place."""
+r"""The constants of sleep replay consolidation, each defined once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, TypeVar, Union
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.options import Options, option, unknown_key_message
+from continual_ep.sleep.plasticity import GatedHebbian, Plasticity
+from continual_ep.sleep.presets import PRESETS
 
-BIASES = ("ignore", "current", "zero-output")
+Parameters = TypeVar("Parameters", bound="SleepParameters")
 
-#: Constants that are whole numbers, and what else they may be.
-WHOLE: dict[str, tuple[Any, ...]] = {
-    "steps": (),
-    "calibration_steps": (),
-    "quiet_steps": (None,),
-    "window": (None, "auto"),
-}
+#: Words for None in files, where null is easily overlooked.
+WORDS = {"window": "whole", "thresholds": "calibrated", "quiet_steps": "never"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SleepParameters:
-    r"""The constants of sleep replay; the defaults are the calibrated form.
+class SleepParameters(Options):
+    r"""The constants of a night of sleep replay; the defaults are the calibrated form.
 
     The defaults were chosen on held-out training images of MNIST with a recurrent network trained by
     equilibrium propagation (``benchmarks/README.md``), and serve the digits of scikit-learn as well.
+    Night ``k`` (from 1) takes :math:`\text{steps}\,(1 + \text{growth}\,(k-1))` steps; an input ``x``
+    spikes with probability :math:`\min(1, 2\,dt\,R_{max}\,x)` per step.
 
-    :param steps: length of the first night in steps of ``time_step``.
-    :param growth: each further night is longer by this fraction of the first; night ``k`` (from 1)
-        takes :math:`\text{steps}\,(1 + \text{growth}\,(k-1))` steps.
-    :param increase: step of a synapse from a spiking input onto a spiking unit, before the gate.
-    :param decrease: step down of a synapse from a silent input onto a spiking unit.
-    :param gate_width: :math:`w_0` of the gate :math:`g(w) = 2\sigma(-w/w_0)`, in weight units.
-    :param leak: the fraction of a membrane's potential that is left after one step.
-    :param time_step: :math:`dt` in seconds.
-    :param max_rate: :math:`R_{max}` in Hz; an input ``x`` spikes with probability
-        :math:`\min(1, 2\,dt\,R_{max}\,x)` per step.
-    :param window: side in pixels of the random square window of an image that is replayed at one
-        step; ``"auto"`` for 11/28 of the image's side, None for the whole image. It must be None
-        or ``"auto"`` for inputs that are not square images.
-    :param subset: for inputs that are not images (or with ``window=None``): the probability that
-        an input takes part in a step.
-    :param thresholds: one per layer, published; None to calibrate them on the network at hand.
-    :param gain_scale: scale of the published layer gains (see
-        :func:`continual_ep.sleep.calibration.layer_gains`); None for gains of 1.
-    :param firing_rate: calibration: the fraction of (unit, step) pairs of a hidden layer whose
-        current alone reaches the threshold.
-    :param output_threshold: calibration: the threshold of the output layer in units of the mean
-        (over steps) of the strongest current.
-    :param calibration_steps: steps without plasticity on which thresholds are calibrated.
-    :param feedback: whether layers also get a current from the layer above.
-    :param biases: ``"zero-output"``: not used, and the output's biases are zero afterwards;
-        ``"ignore"``: not used and unchanged; ``"current"``: added to the current of each step.
-    :param quiet_steps: the night ends when no unit above the input has fired for so many steps;
-        None to sleep on.
+    :param plasticity: rule of the weight changes, see :class:`~continual_ep.sleep.plasticity.Plasticity`;
+        None for :class:`~continual_ep.sleep.plasticity.GatedHebbian` with ``increase``, ``decrease`` and
+        ``gate_width``. In Python only.
     :raises ConfigurationError: for a value out of its range.
     """
 
-    steps: int = 4000
-    growth: float = 0.75
-    increase: float = 0.003
-    decrease: float = 0.0004
-    gate_width: float = 0.001
-    leak: float = 0.99
-    time_step: float = 0.001
-    max_rate: float = 140.0
-    window: int | str | None = "auto"
-    subset: float = 1.0
-    thresholds: tuple[float, ...] | None = None
-    gain_scale: float | None = None
-    firing_rate: float = 0.0013
-    output_threshold: float = 0.8
-    calibration_steps: int = 100
-    feedback: bool = False
-    biases: str = "zero-output"
-    quiet_steps: int | None = None
+    preset: Union[str, "SleepParameters"] = option(
+        "calibrated",
+        "constants by name: calibrated, tadros2022:mnist, ...; options that are given go before",
+    )
+    steps: int = option(4000, "length of the first night, in steps of time_step", ge=1)
+    growth: float = option(0.75, "each further night is longer by this fraction of the first", ge=0)
+    increase: float = option(
+        0.003, "step of a synapse from a spiking input onto a spiking unit, before the gate", ge=0
+    )
+    decrease: float = option(
+        0.0004, "step down of a synapse from a silent input onto a spiking unit", ge=0
+    )
+    gate_width: float = option(0.001, "of the gate of weight changes, in weight units", gt=0)
+    leak: float = option(0.99, "fraction of a membrane's potential left after a step", ge=0, le=1)
+    time_step: float = option(0.001, "of the sleep, in seconds", gt=0)
+    max_rate: float = option(140.0, "Hz, of an input of 1", gt=0)
+    window: int | Literal["auto"] | None = option(
+        "auto",
+        "side in pixels of the replayed image window; auto: 11/28 of the image's side; null or "
+        "whole: the whole image",
+        ge=1,
+    )
+    subset: float = option(
+        1.0, "probability that an input takes part in a step, where there is no window", gt=0, le=1
+    )
+    thresholds: tuple[float, ...] | None = option(
+        None, "one per layer; null or calibrated: from the network at hand", gt=0
+    )
+    gain_scale: float | None = option(None, "of the published layer gains; null: gains of 1", gt=0)
+    firing_rate: float = option(
+        0.0013,
+        "calibration: fraction of steps in which the current alone makes a hidden unit spike",
+        gt=0,
+        le=1,
+    )
+    output_threshold: float = option(
+        0.8, "calibration: threshold of the output, in mean strongest currents", gt=0
+    )
+    calibration_steps: int = option(100, "steps of the calibration, without plasticity", ge=1)
+    feedback: bool = option(False, "whether layers also get a current from the layer above")
+    biases: Literal["ignore", "current", "zero-output"] = option(
+        "zero-output",
+        "zero-output: unused, and the output's are zero afterwards; ignore: unused and unchanged; "
+        "current: added to the current of each step",
+    )
+    quiet_steps: int | None = option(
+        None, "end the night when no unit has spiked for so many steps; null or never: do not", ge=1
+    )
+    plasticity: Plasticity | None = None
+
+    def __new__(cls: type[Parameters], **options: Any) -> Parameters:
+        self = super().__new__(cls)
+        # A preset replaces defaults, not options that are given with the value of a default.
+        object.__setattr__(self, "_given", frozenset(options))
+        return self
 
     def __post_init__(self) -> None:
-        for name, others in WHOLE.items():
-            value = getattr(self, name)
-            if value not in others and (type(value) is not int or value < 1):
-                also = "".join(f" or {other!r}" for other in others)
-                raise ConfigurationError(
-                    f"{name} must be a whole number, at least 1{also}, not {value!r}"
-                )
-        for name in ("growth", "increase", "decrease"):
-            _check(name, getattr(self, name), 0.0, float("inf"))
-        for name in ("gate_width", "time_step", "max_rate", "output_threshold"):
-            _check(name, getattr(self, name), 0.0, float("inf"), open_below=True)
-        for name in ("firing_rate", "subset"):
-            _check(name, getattr(self, name), 0.0, 1.0, open_below=True)
-        _check("leak", self.leak, 0.0, 1.0)
-        if self.biases not in BIASES:
+        preset = self.preset
+        if isinstance(preset, SleepParameters):
+            names = [field.name for field in fields(SleepParameters)]
+            constants: Mapping[str, Any] = {name: getattr(preset, name) for name in names}
+            object.__setattr__(self, "preset", preset.preset)
+        elif preset in PRESETS:
+            constants = PRESETS[preset]
+        else:
             raise ConfigurationError(
-                f"biases must be one of {', '.join(BIASES)}, not {self.biases!r}"
+                f"sleep preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}"
             )
-        if self.thresholds is not None and not all(beta > 0 for beta in self.thresholds):
-            raise ConfigurationError(f"thresholds must be positive, not {self.thresholds}")
+        for name in constants.keys() - getattr(self, "_given"):  # noqa: B009
+            object.__setattr__(self, name, constants[name])
+        for name, word in WORDS.items():
+            if getattr(self, name) == word:
+                object.__setattr__(self, name, None)
+        super().__post_init__()
+
+    @property
+    def rule(self) -> Plasticity:
+        """The plasticity in force."""
+        if self.plasticity is not None:
+            return self.plasticity
+        return GatedHebbian(self.increase, self.decrease, self.gate_width)
 
     @property
     def spike_scale(self) -> float:
@@ -104,24 +121,21 @@ class SleepParameters:
         """The length of the given night, counted from 1."""
         return round(self.steps * (1.0 + self.growth * (night - 1)))
 
-    def with_constants(self, **constants: Any) -> "SleepParameters":
+    def with_constants(self: Parameters, **constants: Any) -> Parameters:
         """A copy with some constants changed.
 
-        :raises ConfigurationError: for a name that is no constant of a night.
+        :raises ConfigurationError: for a name that is no option of sleep.
         """
-        known = [field.name for field in fields(self)]
+        names = [field.name for field in fields(self)]
         for name in constants:
-            if name not in known:
-                raise ConfigurationError(
-                    f"{name!r} is no constant of a night; choose among {', '.join(known)}"
-                )
+            if name not in names:
+                raise ConfigurationError(unknown_key_message(name, names))
         return replace(self, **constants)
 
 
-def _check(name: str, value: float, low: float, high: float, *, open_below: bool = False) -> None:
-    inside = low < value <= high if open_below else low <= value <= high
-    if not inside:
-        bounds = f"{'above' if open_below else 'at least'} {low:g}"
-        if high != float("inf"):
-            bounds += f" and at most {high:g}"
-        raise ConfigurationError(f"{name} must be {bounds}, not {value}")
+def preset_named(name: str) -> SleepParameters:
+    """The constants of the preset ``name``.
+
+    :raises ConfigurationError: for a name that is not in :data:`~continual_ep.sleep.PRESETS`.
+    """
+    return SleepParameters(preset=name)

@@ -187,7 +187,7 @@ def _prepare_chain(
     plastic: frozenset[str],
     output: bool,
 ) -> ChainState:
-    layers = [make_layer(layer, parameters) for layer in chain.layers]
+    layers = [make_layer(layer, parameters.rule) for layer in chain.layers]
     dtype = layers[0].weight().dtype
     constants = [
         bias_current(layer.bias, parameters, simulated.positions)

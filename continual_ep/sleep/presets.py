@@ -1,7 +1,6 @@
 """Constants by name: the calibrated form, and those published for single data sets."""
 
-from continual_ep.errors import ConfigurationError
-from continual_ep.sleep.parameters import SleepParameters
+from typing import Any
 
 
 def _published(
@@ -12,22 +11,22 @@ def _published(
     steps: int,
     growth: float = 0.0,
     window: int | None = None,
-) -> SleepParameters:
+) -> dict[str, Any]:
     """``vector`` holds R_max (Hz), increase and decrease, in the order of the authors' scripts."""
     max_rate, increase, decrease = vector
-    return SleepParameters(
-        max_rate=max_rate,
-        increase=increase,
-        decrease=decrease,
-        thresholds=thresholds,
-        gain_scale=gain_scale,
-        steps=steps,
-        growth=growth,
-        window=window,
-        leak=0.999,
-        gate_width=0.001,
-        time_step=0.001,
-    )
+    return {
+        "max_rate": max_rate,
+        "increase": increase,
+        "decrease": decrease,
+        "thresholds": thresholds,
+        "gain_scale": gain_scale,
+        "steps": steps,
+        "growth": growth,
+        "window": window,
+        "leak": 0.999,
+        "gate_width": 0.001,
+        "time_step": 0.001,
+    }
 
 
 #: Constants of Tadros, Krishnan, Ramyaa and Bazhenov 2022 (Nat. Commun. 13:7742), from the code the
@@ -69,21 +68,9 @@ TADROS2022 = {
     "patches": _published((64.0, 0.0035, 0.0002), (1.045,), 4.25, steps=30000),
 }
 
-#: All presets by name. ``"tadros2022"`` alone stands for its MNIST constants.
-PRESETS: dict[str, SleepParameters] = {
-    "calibrated": SleepParameters(),
+#: What each preset changes in the defaults. ``"tadros2022"`` alone stands for its MNIST constants.
+PRESETS: dict[str, dict[str, Any]] = {
+    "calibrated": {},
     "tadros2022": TADROS2022["mnist"],
     **{f"tadros2022:{name}": constants for name, constants in TADROS2022.items()},
 }
-
-
-def preset_named(name: str) -> SleepParameters:
-    """The constants registered as ``name``.
-
-    :raises ConfigurationError: for a name that is not in :data:`PRESETS`.
-    """
-    if name not in PRESETS:
-        raise ConfigurationError(
-            f"sleep preset {name!r} is unknown; choose one of {', '.join(PRESETS)}"
-        )
-    return PRESETS[name]

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from continual_ep.sleep.parameters import SleepParameters
-from continual_ep.sleep.plasticity import weight_change
+from continual_ep.sleep.plasticity import Plasticity
 from continual_ep.synapses import Kernel, Pooling, Synapses
 
 Array = NDArray[Any]
@@ -76,7 +75,7 @@ class DenseLayer:
 
     positions = 1
 
-    def __init__(self, layer: Synapses, parameters: SleepParameters) -> None:
+    def __init__(self, layer: Synapses, plasticity: Plasticity) -> None:
         self.name, self.pooling = layer.name, layer.pooling
         weight = _as_array(layer.weight)
         self.units, self._inputs = weight.shape
@@ -86,7 +85,7 @@ class DenseLayer:
         if self.mask_by_input is not None:
             self._columns *= self.mask_by_input
         self._feedback = None if layer.feedback is None else _as_array(layer.feedback)
-        self._parameters = parameters
+        self._plasticity = plasticity
 
     def current(self, below: Signal) -> Array:
         rows = self._columns[below.active]
@@ -103,7 +102,7 @@ class DenseLayer:
         share = np.zeros((self._inputs, 1), self._columns.dtype)
         share[below.active] = 1.0
         weight = self._columns[:, fired]
-        change = weight_change(weight, share, self._parameters)
+        change = self._plasticity.change(weight, share)
         if self.mask_by_input is not None:
             change *= self.mask_by_input[:, fired]
         self._columns[:, fired] = weight + change
@@ -129,12 +128,12 @@ class KernelLayer:
     by_input: Array | None = None
     mask_by_input: Array | None = None
 
-    def __init__(self, layer: Synapses, kernel: Kernel, parameters: SleepParameters) -> None:
+    def __init__(self, layer: Synapses, kernel: Kernel, plasticity: Plasticity) -> None:
         self.name, self.pooling = layer.name, layer.pooling
         weight = _as_array(layer.weight)
         self._shape, self._kernel, self._map = weight.shape, kernel, layer.shape
         self._weight = weight.reshape(weight.shape[0], -1).copy()
-        self._parameters = parameters
+        self._plasticity = plasticity
         # The latest input and its patches: a step needs them for the currents and for the changes.
         self._latest: tuple[Signal, Array] | None = None
         self.positions = self._unfold(np.zeros(layer.shape, weight.dtype)).shape[1]
@@ -166,7 +165,7 @@ class KernelLayer:
         spikes = np.zeros((len(channels), self.positions), self._weight.dtype)
         spikes[row, fired % self.positions] = 1.0
         share = (spikes @ active.T) / spikes.sum(1, keepdims=True)
-        self._weight[channels] += weight_change(self._weight[channels], share, self._parameters)
+        self._weight[channels] += self._plasticity.change(self._weight[channels], share)
 
     def feedback_current(self, fired: Array) -> Array | None:
         return None
@@ -175,11 +174,11 @@ class KernelLayer:
         return self._weight.reshape(self._shape)
 
 
-def make_layer(layer: Synapses, parameters: SleepParameters) -> SimulatedLayer:
+def make_layer(layer: Synapses, plasticity: Plasticity) -> SimulatedLayer:
     """A private copy of ``layer`` for a night."""
     if layer.kernel is not None:
-        return KernelLayer(layer, layer.kernel, parameters)
-    return DenseLayer(layer, parameters)
+        return KernelLayer(layer, layer.kernel, plasticity)
+    return DenseLayer(layer, plasticity)
 
 
 def pooled(signal: Signal, pooling: tuple[Pooling, ...], dtype: Any) -> Signal:

@@ -6,7 +6,6 @@ and weights are those of :mod:`continual_ep.sleep.engines.stepwise`, with a frac
 """
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from continual_ep.sleep.chain import ChainState, Events, depends_on_below_only
 from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.plasticity import GatedHebbian, gate_limits
 
 Array = NDArray[Any]
 
@@ -24,9 +24,11 @@ Array = NDArray[Any]
 def can_run(
     chains: Sequence[ChainState], parameters: SleepParameters, device: torch.device | str
 ) -> bool:
-    """Whether each layer depends on the layer below alone, and Numba is installed."""
-    return importlib.util.find_spec("numba") is not None and all(
-        depends_on_below_only(chain, parameters) for chain in chains
+    """Whether Numba is installed, its kernel has the rule, and layers depend on the layer below alone."""
+    return (
+        importlib.util.find_spec("numba") is not None
+        and type(parameters.rule) is GatedHebbian
+        and all(depends_on_below_only(chain, parameters) for chain in chains)
     )
 
 
@@ -113,20 +115,6 @@ def _run_layer(
     order = np.argsort(step, kind="stable")
     per_step = np.bincount(step, minlength=len(below.starts) - 1)
     return Events(np.concatenate([[0], np.cumsum(per_step)]), unit[order])
-
-
-def gate_limits(largest: float, width: float, dtype: Any) -> tuple[float, float]:
-    r"""Between which :math:`w / w_0` the gate has to be computed.
-
-    :param largest: the larger one of increase and decrease.
-    :returns: below the first the gate rounds to 2; above the second :math:`2 e^{-x}` times ``largest`` is
-        less than half of the last bit of the weight.
-    """
-    epsilon = float(np.finfo(dtype).eps)
-    low, high = math.log(epsilon / 8), 1.0
-    while high < 700 and 2 * math.exp(-high) * largest > width * high * epsilon / 8:
-        high += 0.5
-    return low, high
 
 
 def _lanes(values: Array, lanes: int) -> Array:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from continual_ep.sleep.chain import ChainState, Events, depends_on_below_only
-from continual_ep.sleep.engines.layerwise import gate_limits
 from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.plasticity import GatedHebbian, gate_limits
 
 Array = NDArray[Any]
 
@@ -52,12 +52,13 @@ def can_run_batched(
     """Whether these networks, one chain each, can run as one batch on this device.
 
     On a GPU with Triton: all-to-all layers that depend on the layer below only, of the same shapes,
-    plastic alike, with one gate width and one treatment of biases.
+    plastic alike by the rule that the kernel has, with one gate width and one treatment of biases.
     """
     first = chains[0]
     return (
         torch.device(device).type == "cuda"
         and importlib.util.find_spec("triton") is not None
+        and all(type(p.rule) is GatedHebbian for p in parameters)
         and all(depends_on_below_only(c, p) for c, p in zip(chains, parameters, strict=True))
         and len({(p.gate_width, p.biases) for p in parameters}) == 1
         and all(_kind(chain) == _kind(first) for chain in chains)
