@@ -22,6 +22,7 @@ from learners_sleep import LEARNERS, configuration
 from continual_ep.experiments.build import build_cell, build_stream
 from continual_ep.experiments.cells import cells_of
 from continual_ep.experiments.config import config_from
+from continual_ep.sleep import SleepHooks
 
 
 def state_of(model: Any, old: torch.Tensor, new: torch.Tensor) -> dict[str, float]:
@@ -75,10 +76,10 @@ def main() -> None:
         old, new = images(benchmark, 0), images(benchmark, 1)
         found: dict[str, dict[str, float]] = {}
 
-        class Look:
+        class Look(SleepHooks):
             supports_distributed = False
 
-            def sleep_begins(self, strategy: Any) -> None:
+            def sleep_begins(self, strategy: Any, **kwargs: Any) -> None:
                 found["before"] = state_of(strategy.model, old, new)  # noqa: B023
 
         look = Look()

@@ -239,7 +239,7 @@ def test_every_constant_of_the_sleep_can_be_configured() -> None:
         "thresholds": (1.0, 2.0),
         "leak": 0.5,
     }
-    assert SleepReplay(**options.constants()).parameters.leak == 0.5
+    assert SleepReplay(**options.constants()).algorithm.leak == 0.5
 
 
 def test_names_are_those_of_the_registries() -> None:

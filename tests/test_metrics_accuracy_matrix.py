@@ -13,6 +13,7 @@ from torch import nn
 
 from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning, InputError
 from continual_ep.metrics import AccuracyMatrix, accuracy_per_experience
+from continual_ep.sleep.hooks import call_sleep_begins, call_sleep_ends
 from continual_ep.streams import class_incremental
 
 
@@ -26,15 +27,11 @@ class Sleeper(SupervisedPlugin):
     def after_training_exp(self, strategy, **kwargs):
         if self.nights and strategy.experience.current_experience not in self.nights:
             return
-        for plugin in strategy.plugins:
-            if hasattr(plugin, "sleep_begins"):
-                plugin.sleep_begins(strategy)
+        call_sleep_begins(strategy)
         with torch.no_grad():
             strategy.model[-1].bias.zero_()
             strategy.model[-1].bias[self.answer] = 1e6
-        for plugin in strategy.plugins:
-            if hasattr(plugin, "sleep_ends"):
-                plugin.sleep_ends(strategy)
+        call_sleep_ends(strategy)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEP
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import MRNN
 from continual_ep.plugins import SleepReplay
-from continual_ep.sleep import SleepParameters, sleep_replay
+from continual_ep.sleep import SleepHooks, SleepParameters, sleep_replay
 from continual_ep.streams import class_incremental, online
 
 
@@ -78,18 +78,18 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-class Spy(SupervisedPlugin):
+class Spy(SupervisedPlugin, SleepHooks):
     """Notes weights and the random state around each night."""
 
     def __init__(self):
         super().__init__()
         self.awake, self.asleep, self.streams = [], [], []
 
-    def sleep_begins(self, strategy):
+    def sleep_begins(self, strategy, **kwargs):
         self.awake.append(weights(strategy.model))
         self.streams.append(torch.get_rng_state())
 
-    def sleep_ends(self, strategy):
+    def sleep_ends(self, strategy, **kwargs):
         self.asleep.append(weights(strategy.model))
         assert torch.equal(torch.get_rng_state(), self.streams[-1])
         assert torch.is_grad_enabled() and strategy.model.training
@@ -130,8 +130,8 @@ def test_it_sleeps_in_any_strategy(kind):
 def test_it_sleeps_when_it_is_told_to(when, nights):
     slept = []
 
-    class Notes(SupervisedPlugin):
-        def sleep_ends(self, strategy):
+    class Notes(SupervisedPlugin, SleepHooks):
+        def sleep_ends(self, strategy, **kwargs):
             slept.append(strategy.experience.current_experience)
 
     x = stream(5)[:3] if when != "last" else stream(2)
@@ -144,8 +144,8 @@ def test_it_sleeps_when_it_is_told_to(when, nights):
 def test_a_list_counts_in_the_whole_stream_also_when_a_slice_is_trained():
     slept = []
 
-    class Notes(SupervisedPlugin):
-        def sleep_ends(self, strategy):
+    class Notes(SupervisedPlugin, SleepHooks):
+        def sleep_ends(self, strategy, **kwargs):
             slept.append(strategy.experience.current_experience)
 
     train(stream(5)[2:], SleepReplay(when=[3], steps=20), Notes())
@@ -318,7 +318,7 @@ def test_damaged_states_are_refused():
         {"when": [-1]},
         {"when": 3},
         {"when": [True]},
-        {"when": [1.0]},
+        {"when": [1.5]},
         {"window": 3.5},
         {"window": True},
         {"quiet_steps": 2.5},

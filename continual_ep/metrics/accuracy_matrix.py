@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from continual_ep.errors import CheckpointError, ConfigurationError, InputError, warn_user
 from continual_ep.metrics.evaluation import correct_in, evaluating, loader_of, read
 from continual_ep.metrics.record import AccuracyRecord
+from continual_ep.sleep.hooks import SleepHooks
 from continual_ep.streams.experiences import learns_jointly, part_of, refuse_empty
 from continual_ep.streams.feed import BatchLoader
 
 
-class AccuracyMatrix(SupervisedPlugin):
+class AccuracyMatrix(SupervisedPlugin, SleepHooks):
     """Accuracy on each experience of a stream after each experience of training.
 
     Avalanche's own forgetting is overwritten by a second evaluation of the same experience, so the
@@ -24,7 +25,7 @@ class AccuracyMatrix(SupervisedPlugin):
     Avalanche's metrics. It measures
 
     - the untrained network, before the first experience (``baseline``);
-    - the awake network, when a sleep plugin announces its sleep (``sleep_begins``);
+    - the awake network, before it sleeps (:class:`~continual_ep.sleep.SleepHooks`);
     - the final network of each experience, after all plugins (``after_training``, or before the
       next experience when one call trains several). Without sleep this is the awake one too.
 
@@ -122,7 +123,7 @@ class AccuracyMatrix(SupervisedPlugin):
             self.record.baseline = self._evaluate_untrained(strategy)
 
     def sleep_begins(self, strategy: Any, **kwargs: Any) -> None:
-        """Called by sleep plugins; the first sleep of an experience counts."""
+        """Evaluate the awake model; the first sleep of an experience counts."""
         if self._awake is None and part_of(strategy.experience).is_last:
             self._awake = self.evaluate(strategy)
 

@@ -1,8 +1,8 @@
-"""Sleep replay as an Avalanche plugin: one line makes any strategy sleep."""
+"""Sleep as an Avalanche plugin: one line makes any strategy sleep."""
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,33 +13,16 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from continual_ep.errors import CheckpointError, ConfigurationError
+from continual_ep.errors import CheckpointError, ConfigurationError, WarnOnce
 from continual_ep.sleep.activity import ActivityMaxima
-from continual_ep.sleep.calibration import published_thresholds
-from continual_ep.sleep.diary import SleepDiary
-from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
-from continual_ep.sleep.parameters import SleepParameters, preset_named
-from continual_ep.sleep.prepare import (
-    night_generator,
-    prepare_chains,
-    warn_no_inputs,
-    warn_of_biases,
-    warn_of_flat_inputs,
-    warn_of_negative_inputs,
-)
-from continual_ep.sleep.replay_input import (
-    ClassReplayInput,
-    FunctionReplayInput,
-    MeanReplayInput,
-    ReplayInput,
-    square_image,
-    with_mask,
-)
+from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
+from continual_ep.sleep.diary import NightReport
+from continual_ep.sleep.hooks import call_sleep_begins, call_sleep_ends
+from continual_ep.sleep.layers import Chain, plastic_layers
+from continual_ep.sleep.registry import SleepSchedule, make_algorithm
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
-from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
+from continual_ep.sleep.walk import find_chains, unknown_layers_warning
 from continual_ep.streams.experiences import benchmark_of, learns_jointly, part_of, refuse_empty
-
-DREAMS = ("mean", "experience-mean", "class-means")
 
 #: Format of the state dict; raised when its meaning changes.
 STATE_FORMAT = 1
@@ -53,37 +36,28 @@ class SleepReplay(SupervisedPlugin):
     no samples, only running means; it does not touch the optimizer, other layers, or the random
     streams of the training. It sleeps in ``after_training_exp``, before the evaluator and the
     evaluation at the end of an experience. ``eval_every`` > 0 may evaluate the last epoch before the
-    sleep. Around each night it calls ``sleep_begins(strategy)`` and ``sleep_ends(strategy)`` on all
-    plugins that have them.
-
-    Source: Tadros, Krishnan, Ramyaa, Bazhenov 2022 (doi:10.1038/s41467-022-34938-7); for networks
-    trained by equilibrium propagation: Kubo, Delanois, Bazhenov 2025 (arXiv:2508.14081).
+    sleep. Plugins that inherit from :class:`~continual_ep.sleep.SleepHooks` are called around each night.
 
     Main arguments:
 
+    :param algorithm: how weights change: ``"src"`` (sleep replay consolidation),
+        another name in :data:`continual_ep.sleep.SLEEP_ALGORITHMS`, or a
+        :class:`~continual_ep.sleep.SleepAlgorithm`.
     :param when: ``"every"`` experience, the ``"last"`` one of the stream, or a list of experiences by
         their number in the whole stream, from 0 (``experience.current_experience``). On online streams
         nights follow the last small experience of each one that was cut.
-    :param steps: length of the first night; default: the preset's. Nights are counted by experiences
-        learned, not by nights slept: with ``growth`` the night after the fifth experience is as long when
-        it is the only one.
-    :param preset: ``"calibrated"`` (thresholds from the network at hand), ``"tadros2022:mnist"`` and
-        the other names of :data:`continual_ep.sleep.PRESETS`, or
-        :class:`~continual_ep.sleep.SleepParameters`.
-    :param dreams: ``"mean"`` of all inputs seen, ``"experience-mean"`` of the current experience only,
-        ``"class-means"`` (one class at a time, drawn at random), or a function
-        ``(generator, step) -> rates`` for the model's input.
     :param seed: of the plugin's own generators, one for each night.
 
     Other arguments:
 
     :param exclude: names of layers whose weights stay as they are (they still pass spikes on);
         layers that do not require gradients stay as they are anyway.
-    :param hold: steps for which ``"class-means"`` replays the same class.
-    :param diary: keep a :class:`~continual_ep.sleep.SleepDiary` of each night in ``diaries``; the last
-        one is always in ``last_night``.
-    :param constants: any constant of :class:`~continual_ep.sleep.SleepParameters` in place of the
-        preset's: ``feedback``, ``biases``, ``quiet_steps``, ``growth``, ``output_threshold``, ...
+    :param diary: keep what happened in each night in ``diaries``; the last one is always in
+        ``last_night``.
+    :param options: of the algorithm; of ``"src"`` those of
+        :class:`~continual_ep.sleep.SleepReplayConsolidation`: ``preset``, ``steps``, ``dreams``, ....
+        Nights are counted by experiences learned, not by nights slept: with ``growth`` the night after
+        the fifth experience is as long when it is the only one.
     :raises ConfigurationError: for an unknown option or a value out of its range.
     """
 
@@ -91,62 +65,46 @@ class SleepReplay(SupervisedPlugin):
 
     def __init__(
         self,
+        algorithm: str | SleepAlgorithm = "src",
         *,
         when: str | Sequence[int] = "every",
-        steps: int | None = None,
-        preset: str | SleepParameters = "calibrated",
-        dreams: str | Callable[[torch.Generator, int], Tensor] = "mean",
         seed: int = 0,
         exclude: Sequence[str] = (),
-        hold: int = 1,
         diary: bool = False,
-        **constants: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
-        parameters = preset if isinstance(preset, SleepParameters) else preset_named(preset)
-        if steps is not None:
-            constants["steps"] = steps
-        self.parameters = parameters.with_constants(**constants)
-        self.when = _checked_when(when)
-        if not callable(dreams) and dreams not in DREAMS:
-            raise ConfigurationError(
-                f"dreams must be one of {', '.join(DREAMS)}, or a function, not {dreams!r}"
-            )
-        if type(hold) is not int or hold < 1:
-            raise ConfigurationError(f"hold must be at least 1 step, not {hold}")
-        self.dreams, self.hold, self.seed = dreams, hold, seed
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self.keep_diaries = diary
-        self.diaries: list[SleepDiary] = []
-        self.last_night: SleepDiary | None = None
-        self.statistics = InputStatistics(per_class=dreams == "class-means")
+        self.algorithm = make_algorithm(algorithm, options)
+        excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.schedule = SleepSchedule(when=when, exclude=excluded, diary=diary)  # type: ignore[arg-type]
+        self.seed = seed
+        self.diaries: list[NightReport] = []
+        self.last_night: NightReport | None = None
+        self.statistics = self._new_statistics()
         #: Experiences trained on so far.
         self.experiences = 0
         self._chains: list[Chain] | None = None
         self._unknown: list[str] = []
         self._inner: dict[str, RunningMean] = {}
         self._hooks: list[Any] = []
-        self._warned: set[str] = set()
+        self._warnings = WarnOnce()
+
+    @property
+    def keep_diaries(self) -> bool:
+        """Whether ``diaries`` keeps all nights."""
+        return self.schedule.diary
 
     def check(self, strategy: Any, experience: Any, example: Tensor) -> None:
-        """What would go wrong in a night, before anything is trained.
+        """Find out before anything is trained what would go wrong in a night.
 
         :param experience: of the stream; :param example: a batch of its inputs.
-        :raises ConfigurationError: layers that cannot sleep or are unknown, thresholds of another
-            number, a window that the inputs have no room for.
+        :raises ConfigurationError: layers that cannot sleep or are unknown, options that do not fit
+            the layers or the inputs.
         """
-        twin = SleepReplay(preset=self.parameters, dreams="mean", exclude=self.exclude)
-        chains = twin._find_chains(strategy, example.to(strategy.device))
-        twin._remove_hooks()
-        plastic_layers(chains, self.exclude)
-        if self.parameters.thresholds is not None:
-            published_thresholds(chains, self.parameters)
-        if not callable(self.dreams):
-            twin.statistics.add(example)
-            shape, features = twin._shape_of_inputs(experience)
-            with_mask(
-                MeanReplayInput(example[0].flatten()), shape, self.parameters, features=features
-            )
+        chains, _ = self._find_chains(strategy, example.to(strategy.device))
+        plastic_layers(chains, self.schedule.exclude)
+        shape, images = _known_images(tuple(example.shape[1:]), experience)
+        self.algorithm.check(chains, shape, images)
 
     # -- awake: gather statistics --------------------------------------------------------------------
 
@@ -158,32 +116,33 @@ class SleepReplay(SupervisedPlugin):
         self._remove_hooks()
         if part_of(strategy.experience).is_first:
             self.statistics.new_experience()
-            if self.dreams == "experience-mean":
+            if "experience-mean" in self.algorithm.needs:
                 self._inner = {}
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         if len(strategy.mb_x) == 0:
             return
         if self._chains is None:
-            self._find_chains(strategy, strategy.mb_x[:2])
-        self.statistics.add(strategy.mb_x, strategy.mb_y)
+            self._chains, self._unknown = self._find_chains(strategy, strategy.mb_x[:2])
+            self._record_inner_inputs()
+        if self.algorithm.needs:
+            self.statistics.add(strategy.mb_x, strategy.mb_y)
+        else:
+            self.statistics.shape = tuple(strategy.mb_x.shape[1:])
 
-    def _find_chains(self, strategy: Any, example: Tensor) -> list[Chain]:
+    def _new_statistics(self) -> InputStatistics:
+        return InputStatistics(per_class="class-means" in self.algorithm.needs)
+
+    def _find_chains(self, strategy: Any, example: Tensor) -> tuple[list[Chain], list[str]]:
         """Anew in each experience, as the model may have grown a head."""
+        return find_chains(strategy.model, example, _forward(strategy))
 
-        def forward(x: Tensor) -> Any:
-            tasks = torch.zeros(len(x), dtype=torch.long, device=x.device)
-            seen = getattr(strategy, "mbatch", None)
-            if seen is not None and len(seen) > 2:
-                tasks = seen[-1][: len(x)]
-            return avalanche_forward(strategy.model, x, tasks)
-
-        self._chains, self._unknown = find_chains(strategy.model, example, forward)
-        for chain in self._chains:
-            if chain.source is not None:
-                mean = self._inner.setdefault(chain.layers[0].name, RunningMean())
-                self._hooks.append(_record_inputs(chain.source, mean))
-        return self._chains
+    def _record_inner_inputs(self) -> None:
+        if self.algorithm.needs & {"mean-input", "experience-mean"}:
+            for chain in self._chains or []:
+                if chain.source is not None:
+                    mean = self._inner.setdefault(chain.layers[0].name, RunningMean())
+                    self._hooks.append(_record_inputs(chain.source, mean))
 
     def _remove_hooks(self) -> None:
         for hook in self._hooks:
@@ -200,25 +159,24 @@ class SleepReplay(SupervisedPlugin):
         self.experiences += 1
         if not self._sleeps_after(strategy):
             return
-        if self.statistics.shape is None or self.statistics.overall.count == 0:
-            self._once("inputs", warn_no_inputs)
+        if self.statistics.shape is None:
+            text = (
+                "no inputs have been seen yet, so there is nothing to replay: this night is skipped"
+            )
+            self._warnings.warn("inputs", text)
             return
-        for plugin in list(strategy.plugins):
-            if hasattr(plugin, "sleep_begins"):
-                plugin.sleep_begins(strategy)
-        with torch.no_grad():
-            self.last_night = self._sleep(strategy)
+        call_sleep_begins(strategy)
+        self.last_night = run_algorithm(self.algorithm, self._night(strategy))
         if self.keep_diaries:
             self.diaries.append(self.last_night)
         self._publish(strategy, self.last_night)
-        for plugin in list(strategy.plugins):
-            if hasattr(plugin, "sleep_ends"):
-                plugin.sleep_ends(strategy)
+        call_sleep_ends(strategy)
 
     def _sleeps_after(self, strategy: Any) -> bool:
-        if self.when == "every":
+        when = self.schedule.when
+        if when == "every":
             return True
-        if self.when == "last":
+        if when == "last":
             if learns_jointly(strategy):
                 return True
             stream = getattr(strategy.experience, "origin_stream", None)
@@ -228,69 +186,37 @@ class SleepReplay(SupervisedPlugin):
                     "indices of the experiences instead, e.g. when=[4]"
                 )
             return bool(strategy.experience.current_experience == len(stream) - 1)
-        return part_of(strategy.experience).experience in self.when
+        return part_of(strategy.experience).experience in when
 
-    def _sleep(self, strategy: Any) -> SleepDiary:
-        chains = self._chains
-        if chains is None:  # nothing was trained on in this experience
-            assert self.statistics.shape is not None
-            parameter = next(strategy.model.parameters())
-            chains = self._find_chains(strategy, parameter.new_zeros(2, *self.statistics.shape))
-            self._remove_hooks()
-        # A chain whose inputs have not been seen has nothing to replay.
-        chains = [c for c in chains if c.source is None or self._inner_mean(c).count]
-        plastic = plastic_layers(chains, self.exclude)
-        self._warn(chains)
-        night = self.experiences
+    def _night(self, strategy: Any) -> Night:
+        """All that the algorithm gets."""
+        seen_shape = self.statistics.shape
+        assert seen_shape is not None
+        if self._chains is None:  # nothing was trained on in this experience
+            example = next(strategy.model.parameters()).new_zeros(2, *seen_shape)
+            self._chains, self._unknown = self._find_chains(strategy, example)
+        if self._unknown:
+            self._warnings.warn("unknown", unknown_layers_warning(self._unknown))
         maxima = None
-        if self.parameters.gain_scale is not None:
-            maxima = self._activity_maxima(strategy, chains)
-        return prepare_chains(
-            chains,
-            [self._replay_input(chain, strategy) for chain in chains],
-            self.parameters,
-            steps=self.parameters.night_steps(night),
-            plastic=plastic,
-            generators=[night_generator(self.seed, night, n) for n in range(len(chains))],
+        if "activity-maxima" in self.algorithm.needs:
+            maxima = self._activity_maxima(strategy, self._chains)
+        shape, images = _known_images(seen_shape, strategy.experience)
+        return Night(
+            model=strategy.model,
+            chains=self._chains,
+            plastic=plastic_layers(self._chains, self.schedule.exclude),
+            statistics=self.statistics,
+            number=self.experiences,
+            seed=self.seed,
+            inner_means={name: mean.mean for name, mean in self._inner.items() if mean.count},
             activity_maxima=maxima,
-        ).run()
+            input_shape=shape,
+            images=images,
+            forward=_forward(strategy),
+            warnings=self._warnings,
+        )
 
-    def _inner_mean(self, chain: Chain) -> RunningMean:
-        return self._inner.get(chain.layers[0].name, RunningMean())
-
-    def _replay_input(self, chain: Chain, strategy: Any) -> ReplayInput:
-        if chain.source is not None:
-            return MeanReplayInput(self._inner_mean(chain).mean)
-        if callable(self.dreams):
-            return FunctionReplayInput(self.dreams, chain.inputs)
-        replay: ReplayInput
-        if self.dreams == "class-means":
-            replay = ClassReplayInput(self.statistics.class_means(), self.hold)
-        elif self.dreams == "experience-mean" and self.statistics.experience.count:
-            replay = MeanReplayInput(self.statistics.experience.mean)
-        else:
-            replay = MeanReplayInput(self.statistics.overall.mean)
-        shape, features = self._shape_of_inputs(strategy.experience)
-        return with_mask(replay, shape, self.parameters, features=features)
-
-    def _shape_of_inputs(self, experience: Any) -> tuple[tuple[int, ...], bool]:
-        """Shape of one input before it was flattened, and whether it is no image.
-
-        The streams of this package know; flat inputs of others are images if their number allows it.
-        """
-        shape = self.statistics.shape
-        assert shape is not None
-        benchmark = benchmark_of(experience)
-        if len(shape) == 1 and hasattr(benchmark, "image_shape"):
-            known = benchmark.image_shape
-            if known is None:
-                return shape, True
-            return (known if math.prod(known) == shape[0] else shape), False
-        if len(shape) == 1 and self.parameters.window == "auto" and square_image(shape):
-            self._once("flat", lambda: warn_of_flat_inputs(shape[0]))
-        return shape, False
-
-    def _activity_maxima(self, strategy: Any, chains: list[Chain]) -> list[list[float]]:
+    def _activity_maxima(self, strategy: Any, chains: list[Chain]) -> dict[str, float]:
         """The largest activations under the current weights, over the current experience."""
         maxima = ActivityMaxima(strategy.model, chains)
         dataset = strategy.experience.dataset
@@ -310,29 +236,14 @@ class SleepReplay(SupervisedPlugin):
 
     # -- reports -----------------------------------------------------------------------------------------
 
-    def _warn(self, chains: list[Chain]) -> None:
-        if self._unknown:
-            self._once("unknown", lambda: warn_of_unknown_layers(self._unknown))
-        if has_biases(chains):
-            self._once("biases", lambda: warn_of_biases(chains, self.parameters))
-        mean = self.statistics.overall.mean
-        if bool((mean < 0).double().mean() > 0.5):
-            self._once("negative", lambda: warn_of_negative_inputs(mean))
-
-    def _once(self, what: str, warn: Callable[[], None]) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            warn()
-
-    def _publish(self, strategy: Any, night: SleepDiary) -> None:
-        """Spikes and relative weight change of each layer, for Avalanche's loggers."""
+    def _publish(self, strategy: Any, night: NightReport) -> None:
+        """The numbers of each layer, for Avalanche's loggers."""
         evaluator = getattr(strategy, "evaluator", None)
         if evaluator is None or not hasattr(evaluator, "publish_metric_value"):
             return
         step = int(getattr(strategy.clock, "train_iterations", self.experiences))
-        rows = zip(night.layers, night.spikes, night.relative_change, strict=True)
-        for layer, spikes, change in rows:
-            for name, value in (("Sleep_Spikes", spikes), ("Sleep_WeightChange", change)):
+        for name, values in night.values().items():
+            for layer, value in zip(night.layers, values, strict=True):
                 full = f"{name}/train_phase/{layer}"
                 evaluator.publish_metric_value(MetricValue(self, full, float(value), step))
 
@@ -345,7 +256,7 @@ class SleepReplay(SupervisedPlugin):
             "experiences": self.experiences,
             "statistics": self.statistics.state_dict(),
             "inner": {name: mean.state_dict() for name, mean in self._inner.items()},
-            "warned": sorted(self._warned),
+            "warned": sorted(self._warnings.seen),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -356,7 +267,7 @@ class SleepReplay(SupervisedPlugin):
                 f"{STATE_FORMAT}"
             )
         try:
-            statistics = InputStatistics(per_class=self.dreams == "class-means")
+            statistics = self._new_statistics()
             statistics.load_state_dict(state["statistics"])
             inner = {}
             for name, mean in state["inner"].items():
@@ -367,20 +278,36 @@ class SleepReplay(SupervisedPlugin):
             raise CheckpointError(f"the state of SleepReplay is damaged: {error!r}") from error
         # All at once, so that a damaged state leaves everything as it is.
         self.statistics, self._inner = statistics, inner
-        self.experiences, self._warned = experiences, warned
+        self.experiences, self._warnings = experiences, WarnOnce(warned)
 
 
-def _checked_when(when: str | Sequence[int]) -> str | frozenset[int]:
-    if isinstance(when, str) and when in ("every", "last"):
-        return when
-    if isinstance(when, str) or not isinstance(when, Iterable):
-        raise ConfigurationError(
-            f"when must be 'every', 'last' or a list of experiences by number, not {when!r}"
-        )
-    numbers = list(when)
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise ConfigurationError(f"when lists experiences by number, from 0, not {numbers}")
-    return frozenset(numbers)
+def _forward(strategy: Any) -> Any:
+    """How to run the strategy's model on inputs, with the task labels of the current batch."""
+
+    def forward(x: Tensor) -> Any:
+        tasks = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        seen = getattr(strategy, "mbatch", None)
+        if seen is not None and len(seen) > 2:
+            tasks = seen[-1][: len(x)]
+            if len(tasks) < len(x):
+                tasks = tasks[:1].expand(len(x))
+        return avalanche_forward(strategy.model, x, tasks)
+
+    return forward
+
+
+def _known_images(shape: tuple[int, ...], experience: Any) -> tuple[tuple[int, ...], bool | None]:
+    """Shape of an input before it was flattened; and whether inputs are images, None: not known.
+
+    :param shape: as the model gets them.
+    """
+    benchmark = benchmark_of(experience)
+    if len(shape) > 1 or not hasattr(benchmark, "image_shape"):
+        return shape, None
+    known = benchmark.image_shape
+    if known is None:
+        return shape, False
+    return (known if math.prod(known) == shape[0] else shape), True
 
 
 def _record_inputs(module: nn.Module, mean: RunningMean) -> Any:

@@ -1,13 +1,25 @@
 """Sleep algorithms: how weights change during sleep, on any network. Needs torch only."""
 
+from continual_ep.sleep.algorithm import Need, Night, SleepAlgorithm, run_algorithm
 from continual_ep.sleep.calibration import layer_gains
-from continual_ep.sleep.diary import SleepDiary
+from continual_ep.sleep.class_mean_replay import ClassMeanReplay
+from continual_ep.sleep.consolidation import SleepReplayConsolidation
+from continual_ep.sleep.diary import NightReport, SleepDiary
+from continual_ep.sleep.downscaling import Downscaling
 from continual_ep.sleep.ensembles import sleep_replay_ensemble
+from continual_ep.sleep.hooks import SleepHooks
 from continual_ep.sleep.layers import Chain
+from continual_ep.sleep.once import sleep_once
 from continual_ep.sleep.parameters import SleepParameters, preset_named
 from continual_ep.sleep.plasticity import GatedHebbian, Plasticity
 from continual_ep.sleep.prepare import sleep_replay
 from continual_ep.sleep.presets import PRESETS
+from continual_ep.sleep.registry import (
+    SLEEP_ALGORITHMS,
+    SleepSchedule,
+    make_algorithm,
+    sleep_from,
+)
 from continual_ep.sleep.replay_input import (
     ClassReplayInput,
     FunctionReplayInput,
@@ -19,20 +31,34 @@ from continual_ep.sleep.walk import find_chains
 
 __all__ = [
     "PRESETS",
+    "SLEEP_ALGORITHMS",
     "Chain",
+    "ClassMeanReplay",
     "ClassReplayInput",
+    "Downscaling",
     "FunctionReplayInput",
     "GatedHebbian",
     "InputStatistics",
     "MeanReplayInput",
+    "Need",
+    "Night",
+    "NightReport",
     "Plasticity",
     "ReplayInput",
     "RunningMean",
+    "SleepAlgorithm",
     "SleepDiary",
+    "SleepHooks",
     "SleepParameters",
+    "SleepReplayConsolidation",
+    "SleepSchedule",
     "find_chains",
     "layer_gains",
+    "make_algorithm",
     "preset_named",
+    "run_algorithm",
+    "sleep_from",
+    "sleep_once",
     "sleep_replay",
     "sleep_replay_ensemble",
 ]

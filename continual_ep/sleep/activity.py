@@ -1,12 +1,68 @@
-"""The largest activation of each layer, which the published gains are made of."""
+"""Activities of the awake network: the largest ones, and what reaches a layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from continual_ep.errors import ConfigurationError
 from continual_ep.sleep.layers import Chain
+from continual_ep.synapses import Synapses
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode; each module's own mode comes back afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def layer_inputs(
+    model: nn.Module,
+    layer: Synapses,
+    x: Tensor,
+    forward: Callable[[Tensor], Any] | None = None,
+) -> Tensor:
+    """What reaches ``layer`` when ``model`` runs on ``x`` in evaluation mode, ``(batch, n_pre)``.
+
+    Random streams are left alone. In a network with a method ``activities(x)`` it is the activity of
+    the layer below.
+
+    :param forward: how to run the model, where calling it is not enough.
+    """
+    owner, number = _owner(model, layer)
+    seen: list[Tensor] = []
+    hook = owner.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    devices = [x.device] if x.is_cuda else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices), evaluation_mode(model):
+            (forward or model)(x)
+            inputs = seen[0]
+            if number > 0:
+                inputs = owner.activities(inputs)[number - 1]  # type: ignore[operator]
+    finally:
+        hook.remove()
+    return inputs.detach().flatten(1)
+
+
+def _owner(model: nn.Module, layer: Synapses) -> tuple[nn.Module, int]:
+    """The module that holds a layer; and of a network with activities, the layer's number in it."""
+    for module in model.modules():
+        if callable(getattr(module, "activities", None)):
+            for number, synapses in enumerate(module.synapses()):  # type: ignore[operator]
+                if synapses.weight is layer.weight:
+                    return module, number
+    for module in model.modules():
+        if module._parameters.get("weight") is layer.weight:
+            return module, 0
+    raise ConfigurationError(f"no module of the model holds the weight {layer.name}")
 
 
 class ActivityMaxima:
@@ -22,11 +78,10 @@ class ActivityMaxima:
         self._largest = {layer.name: 0.0 for chain in chains for layer in chain.layers}
         self._answers = callable(getattr(model, "activities", None))
         self._hooks: list[Any] = []
-        self._training: dict[nn.Module, bool] = {}
+        self._mode = evaluation_mode(model)
 
     def __enter__(self) -> "ActivityMaxima":
-        self._training = {module: module.training for module in self._model.modules()}
-        self._model.eval()
+        self._mode.__enter__()
         if not self._answers:
             self._watch_layers()
         return self
@@ -34,8 +89,7 @@ class ActivityMaxima:
     def __exit__(self, *unused: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        for module, mode in self._training.items():
-            module.training = mode
+        self._mode.__exit__(None, None, None)
 
     def _watch_layers(self) -> None:
         owners = {m._parameters.get("weight"): m for m in self._model.modules()}
@@ -76,6 +130,6 @@ class ActivityMaxima:
         for name, activity in zip(names, activities, strict=True):
             self._largest[name] = max(self._largest[name], float(activity.max()))
 
-    def values(self) -> list[list[float]]:
-        """By chain and layer, at least 0."""
-        return [[self._largest[layer.name] for layer in chain.layers] for chain in self._chains]
+    def values(self) -> dict[str, float]:
+        """By name of the layer, at least 0."""
+        return dict(self._largest)

@@ -1,30 +1,68 @@
 """The diary of a night: what happened."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from continual_ep.synapses import Synapses
+
 
 @dataclass(frozen=True, eq=False)
-class SleepDiary:
-    """What happened in a night. Layer names are those of the weights that feed the layers.
+class NightReport:
+    """How much a night changed each layer. Layer names are those of the weights that feed the layers.
 
     :param layers: names of the layers above the input.
-    :param counts: spikes per step and layer, ``(steps, 1 + layers)``; column 0 is the input.
-    :param unit_counts: spikes of each unit over the night, one tensor per layer above the input.
     :param weight_change: Frobenius norm of each layer's change of weight.
     :param relative_change: the same, divided by the norm of the weight before.
+    """
+
+    layers: tuple[str, ...]
+    weight_change: tuple[float, ...]
+    relative_change: tuple[float, ...]
+
+    @staticmethod
+    def measured(layers: Sequence[Synapses], before: Sequence[Tensor]) -> "NightReport":
+        """From the weights before the night and as they are now."""
+        changes = [float((s.weight - old).norm()) for s, old in zip(layers, before, strict=True)]
+        norms = [float(old.norm()) for old in before]
+        relative = (c / n if n else 0.0 for c, n in zip(changes, norms, strict=True))
+        names = tuple(layer.name for layer in layers)
+        return NightReport(names, tuple(changes), tuple(relative))
+
+    def values(self) -> dict[str, tuple[float, ...]]:
+        """What there is to plot for each layer, by name."""
+        return {"Sleep_WeightChange": self.relative_change}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers for JSON."""
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of each layer, for JSON."""
+        changes = zip(self.layers, self.weight_change, self.relative_change, strict=True)
+        return {
+            "layers": {
+                name: {"weight_change": change, "relative_change": relative}
+                for name, change, relative in changes
+            }
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class SleepDiary(NightReport):
+    """What happened in a night of spiking units.
+
+    :param counts: spikes per step and layer, ``(steps, 1 + layers)``; column 0 is the input.
+    :param unit_counts: spikes of each unit over the night, one tensor per layer above the input.
     :param thresholds: of each layer; :param gains: of each layer's current.
     :param asked_steps: the length of the night that was planned.
     :param quiet_steps: how long no unit may spike for the activity to count as died out.
     """
 
-    layers: tuple[str, ...]
     counts: Tensor
     unit_counts: tuple[Tensor, ...]
-    weight_change: tuple[float, ...]
-    relative_change: tuple[float, ...]
     thresholds: tuple[float, ...]
     gains: tuple[float, ...]
     asked_steps: int
@@ -44,6 +82,9 @@ class SleepDiary:
     def spikes(self) -> tuple[int, ...]:
         """Spikes of each layer above the input over the night."""
         return tuple(int(count) for count in self.counts[:, 1:].sum(0))
+
+    def values(self) -> dict[str, tuple[float, ...]]:
+        return {"Sleep_Spikes": self.spikes, **super().values()}
 
     @property
     def died_out(self) -> int | None:

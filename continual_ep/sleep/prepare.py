@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, InputError, warn_user
+from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.seeding import generator_from
 from continual_ep.sleep.calibration import (
     bias_current,
@@ -18,7 +18,7 @@ from continual_ep.sleep.calibration import (
 )
 from continual_ep.sleep.chain import ChainState, SpikeTrain
 from continual_ep.sleep.diary import SleepDiary
-from continual_ep.sleep.layers import Chain, has_biases, plastic_layers
+from continual_ep.sleep.layers import Chain, plastic_layers
 from continual_ep.sleep.night import run_sleep
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.replay_input import MeanReplayInput, ReplayInput, input_spikes, with_mask
@@ -206,33 +206,26 @@ def _prepare_chain(
     return ChainState(layers, spikes, thresholds, gains, constants, changing, dtype)
 
 
-def warn_of_biases(chains: Sequence[Chain], parameters: SleepParameters) -> None:
-    """One warning when layers that sleep have biases."""
-    if names := has_biases(chains):
-        warn_user(
-            f"sleep changes weights, not biases, and these layers have some: {', '.join(names)} "
-            f"(biases={parameters.biases!r}: see docs/sleep.md). Networks without biases remember more."
-        )
-
-
-def warn_of_negative_inputs(mean: Tensor) -> None:
-    """One warning when more than half of the mean input is negative, as after standardisation."""
-    share = float((mean < 0).double().mean())
-    if share > 0.5:
-        warn_user(
-            f"{share:.0%} of the mean input is negative, and negative rates never spike: scale the "
-            "inputs to [0, 1] instead of standardising them"
-        )
-
-
-def warn_of_flat_inputs(count: int) -> None:
-    """The warning where flat inputs are replayed as images because their number is a square."""
-    warn_user(
-        f"flat inputs of {count} values are taken for square images and replayed through a window: if "
-        "they are features say window=None; if they are images name the window in pixels"
+def biases_warning(names: Sequence[str], parameters: SleepParameters) -> str:
+    """For layers that sleep and have biases."""
+    return (
+        f"sleep changes weights, not biases, and these layers have some: {', '.join(names)} "
+        f"(biases={parameters.biases!r}: see docs/sleep.md). Networks without biases remember more."
     )
 
 
-def warn_no_inputs() -> None:
-    """The warning for a night with nothing to replay."""
-    warn_user("no inputs have been seen yet, so there is nothing to replay: this night is skipped")
+def negative_inputs_warning(mean: Tensor) -> str:
+    """For a mean input that is mostly negative, as after standardisation."""
+    share = float((mean < 0).double().mean())
+    return (
+        f"{share:.0%} of the mean input is negative, and negative rates never spike: scale the "
+        "inputs to [0, 1] instead of standardising them"
+    )
+
+
+def flat_inputs_warning(count: int) -> str:
+    """For flat inputs that are replayed as images because their number is a square."""
+    return (
+        f"flat inputs of {count} values are taken for square images and replayed through a window: if "
+        "they are features say window=None; if they are images name the window in pixels"
+    )

@@ -1,4 +1,4 @@
-"""Running means of what was seen awake: all that sleep remembers, whatever the number of inputs."""
+"""Running means of what was seen awake, in memory that does not grow with the number of inputs."""
 
 from typing import Any
 
@@ -79,6 +79,16 @@ class InputStatistics:
         if self.classes is not None and labels is not None:
             for label in labels.unique().tolist():
                 self.classes.setdefault(int(label), RunningMean()).add(flat[labels == label])
+
+    def add_class_mean(self, label: int, mean: Tensor) -> None:
+        """Take in the mean input of a class as one value."""
+        assert self.classes is not None, "made without per_class"
+        self.classes.setdefault(label, RunningMean()).add(mean.detach().reshape(1, -1))
+
+    @property
+    def labels(self) -> list[int]:
+        """The classes seen, in rising order; empty where class means are not kept."""
+        return sorted(self.classes or {})
 
     def class_means(self) -> Tensor:
         """Shape ``(classes, n)``, classes in rising order."""

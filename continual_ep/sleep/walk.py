@@ -59,13 +59,18 @@ def find_chains(
     return walk.chains, walk.unknown
 
 
+def unknown_layers_warning(unknown: list[str]) -> str:
+    """Names all layers that do not sleep."""
+    return (
+        f"sleep leaves these layers with weights alone: {', '.join(unknown)}. It knows Linear and "
+        "Conv2d (groups=1, zero padding) layers."
+    )
+
+
 def warn_of_unknown_layers(unknown: list[str]) -> None:
-    """One warning that names all layers which do not sleep."""
+    """One warning, if there are layers that do not sleep."""
     if unknown:
-        warn_user(
-            f"sleep leaves these layers with weights alone: {', '.join(unknown)}. It knows Linear and "
-            "Conv2d (groups=1, zero padding) layers."
-        )
+        warn_user(unknown_layers_warning(unknown))
 
 
 class _Walk:

@@ -1,0 +1,109 @@
+"""Sleep replay consolidation as a sleep algorithm."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from continual_ep.errors import InputError
+from continual_ep.options import option
+from continual_ep.sleep.algorithm import Need, Night, SleepAlgorithm
+from continual_ep.sleep.calibration import published_thresholds
+from continual_ep.sleep.diary import SleepDiary
+from continual_ep.sleep.layers import Chain, has_biases
+from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.prepare import (
+    biases_warning,
+    flat_inputs_warning,
+    negative_inputs_warning,
+    prepare_chains,
+)
+from continual_ep.sleep.replay_input import (
+    ClassReplayInput,
+    FunctionReplayInput,
+    MeanReplayInput,
+    ReplayInput,
+    square_image,
+    with_mask,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
+    """Spiking replay of mean inputs with a local rule: published and calibrated forms.
+
+    Source: Tadros, Krishnan, Ramyaa, Bazhenov 2022 (doi:10.1038/s41467-022-34938-7); for networks
+    trained by equilibrium propagation: Kubo, Delanois, Bazhenov 2025 (arXiv:2508.14081). Options are
+    those of :class:`~continual_ep.sleep.SleepParameters` and two more.
+    """
+
+    dreams: Literal["mean", "experience-mean", "class-means"] | Callable[..., Any] = option(
+        "mean",
+        "what is replayed: the mean of all inputs seen, of the latest experience's, one class mean at "
+        "a time, or in Python a function (generator, step) -> rates",
+    )
+    hold: int = option(1, "steps for which class-means replays the same class", ge=1)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        mean: Need = "experience-mean" if self.dreams == "experience-mean" else "mean-input"
+        classes: list[Need] = ["class-means"] if self.dreams == "class-means" else []
+        maxima: list[Need] = [] if self.gain_scale is None else ["activity-maxima"]
+        return frozenset([mean, *classes, *maxima])
+
+    def check(
+        self, chains: Sequence[Chain], input_shape: tuple[int, ...], images: bool | None
+    ) -> None:
+        if self.thresholds is not None:
+            published_thresholds(chains, self)
+        if not callable(self.dreams):
+            nothing = MeanReplayInput(chains[0].layers[0].weight.detach().new_zeros(1))
+            with_mask(nothing, input_shape, self, features=images is False)
+
+    def run(self, night: Night) -> SleepDiary:
+        # A chain whose inputs have not been seen has nothing to replay.
+        chains = [c for c in night.chains if _seen(c, night)]
+        if not chains:
+            raise InputError("no inputs have been seen, so there is nothing to replay")
+        self._warn(night, chains)
+        maxima = None
+        if night.activity_maxima is not None:
+            maxima = [[night.activity_maxima[s.name] for s in c.layers] for c in chains]
+        return prepare_chains(
+            chains,
+            [self._replay_input(chain, night) for chain in chains],
+            self,
+            steps=self.night_steps(night.number),
+            plastic=night.plastic,
+            generators=[night.generator(number) for number in range(len(chains))],
+            activity_maxima=maxima,
+        ).run()
+
+    def _replay_input(self, chain: Chain, night: Night) -> ReplayInput:
+        if chain.source is not None:
+            return MeanReplayInput(night.inner_means[chain.layers[0].name])
+        if callable(self.dreams):
+            return FunctionReplayInput(self.dreams, chain.inputs)
+        replay: ReplayInput
+        statistics = night.statistics
+        if self.dreams == "class-means":
+            replay = ClassReplayInput(statistics.class_means(), self.hold)
+        elif self.dreams == "experience-mean" and statistics.experience.count:
+            replay = MeanReplayInput(statistics.experience.mean)
+        else:
+            replay = MeanReplayInput(statistics.overall.mean)
+        shape = night.input_shape or statistics.shape or (chain.inputs,)
+        if len(shape) == 1 and night.images is None and self.window == "auto":
+            if square_image(shape):
+                night.warnings.warn("flat", flat_inputs_warning(shape[0]))
+        return with_mask(replay, shape, self, features=night.images is False)
+
+    def _warn(self, night: Night, chains: Sequence[Chain]) -> None:
+        if names := has_biases(chains):
+            night.warnings.warn("biases", biases_warning(names, self))
+        mean = night.statistics.overall.mean
+        if bool((mean < 0).double().mean() > 0.5):
+            night.warnings.warn("negative", negative_inputs_warning(mean))
+
+
+def _seen(chain: Chain, night: Night) -> bool:
+    return chain.source is None or chain.layers[0].name in night.inner_means

@@ -1,0 +1,73 @@
+"""One night of any sleep algorithm, without Avalanche."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
+from continual_ep.sleep.diary import NightReport
+from continual_ep.sleep.layers import plastic_layers
+from continual_ep.sleep.registry import make_algorithm
+from continual_ep.sleep.statistics import InputStatistics
+from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
+
+
+def sleep_once(
+    model: nn.Module,
+    mean_input: Tensor,
+    algorithm: str | SleepAlgorithm = "src",
+    *,
+    class_means: Mapping[int, Tensor] | None = None,
+    activity_maxima: Sequence[float] | None = None,
+    seed: int = 0,
+    night: int = 1,
+    exclude: Sequence[str] = (),
+    **options: Any,
+) -> NightReport:
+    """Run one night of a sleep algorithm on a model.
+
+    :param model: changed in place.
+    :param mean_input: the mean of the inputs seen awake, in the shape of one input.
+    :param algorithm: a name in :data:`~continual_ep.sleep.SLEEP_ALGORITHMS`, or an algorithm.
+    :param class_means: the mean input of each class, by label, for algorithms that need them.
+    :param activity_maxima: the largest activation of each layer, for published gains.
+    :param seed: of the night's own generator; :param night: its number, from 1.
+    :param exclude: names of layers whose weights stay as they are.
+    :param options: of the algorithm.
+    :raises ConfigurationError: a model without layers that can sleep, or options that do not fit.
+    :raises InputError: what the algorithm needs is missing, or has NaN or infinite values.
+    """
+    chosen = make_algorithm(algorithm, options)
+    if "class-means" in chosen.needs and not class_means:
+        raise InputError(f"{type(chosen).__name__} needs the mean of each class: give class_means")
+    parameter = next(model.parameters(), mean_input)
+    example = mean_input.to(parameter.device, parameter.dtype).expand(2, *mean_input.shape)
+    chains, unknown = find_chains(model, example)
+    warn_of_unknown_layers(unknown)
+    if "mean-input" in chosen.needs and any(chain.source is not None for chain in chains):
+        raise ConfigurationError(
+            "the model falls into several chains of layers, each with inputs of its own: use the "
+            "SleepReplay plugin, which gathers their statistics"
+        )
+    statistics = InputStatistics(per_class=class_means is not None)
+    for label, mean in (class_means or {}).items():
+        statistics.add_class_mean(label, mean)
+    statistics.add(mean_input[None])
+    names = [layer.name for chain in chains for layer in chain.layers]
+    maxima = None
+    if activity_maxima is not None:
+        maxima = dict(zip(names, activity_maxima, strict=True))
+    return run_algorithm(
+        chosen,
+        Night(
+            model=model,
+            chains=chains,
+            plastic=plastic_layers(chains, exclude),
+            statistics=statistics,
+            number=night,
+            seed=seed,
+            activity_maxima=maxima,
+        ),
+    )
