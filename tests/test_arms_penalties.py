@@ -196,6 +196,14 @@ def test_mechanism_changes_training_or_answers(benchmark, arm):
     assert difference > 1e-5
 
 
+@pytest.mark.parametrize("arm", MECHANISMS)
+def test_mechanisms_work_in_double_precision(benchmark, arm):
+    model = network("ep").double()
+    strategy, _ = built(benchmark, arm, model, epochs=1)
+    train(strategy, benchmark, 0, 2)
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
 @pytest.mark.parametrize(
     ("arm", "numbers"),
     [

@@ -23,6 +23,11 @@ class EWC(Mechanism):
     Deviations: F is the squared gradient of the mean loss of a batch, averaged over the B batches
     of the experience, not of single samples, which makes it smaller by about the batch size; labels
     are the true ones (the empirical Fisher information); the penalty has no factor 1/2.
+
+    Default: the paper gives none for these F. Importances reach 0.04 on Split-MNIST and 0.6 on
+    digits (batches of 16 to 20), and a step of gradient descent on the penalty is stable for a
+    learning rate below :math:`1 / (\lambda \sum_k F^k)`: at a learning rate of 0.1 strength 10 is,
+    1000 is not.
     """
 
     main: ClassVar[str | None] = "strength"

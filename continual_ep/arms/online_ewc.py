@@ -20,7 +20,7 @@ class OnlineEWC(Mechanism):
     importances, two numbers for each weight. Source: Schwarz et al. 2018 (arXiv:1805.06370), with
     :math:`\gamma < 1`; :math:`\gamma = 1` is the sum of Huszár 2018 (arXiv:1712.03847).
 
-    Deviations: those of ``ewc``.
+    Deviations: those of ``ewc``. Default: the strength of ``ewc``; the decay of 0.95 is ours.
     """
 
     main: ClassVar[str | None] = "strength"

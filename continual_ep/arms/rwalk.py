@@ -23,7 +23,8 @@ class RiemannianWalk(Mechanism):
     Chaudhry et al. 2018 (arXiv:1801.10112).
 
     Deviations: without the stored samples of the paper; F is the squared gradient of the mean loss
-    of a batch; the gradient of a step is taken in evaluation mode.
+    of a batch; the gradient of a step is taken in evaluation mode. Default: Avalanche's; the
+    normalised importances are at most 2.
     """
 
     main: ClassVar[str | None] = "strength"

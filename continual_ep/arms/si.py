@@ -23,14 +23,16 @@ class SynapticIntelligence(Mechanism):
 
     Deviations: importances are cut at 0.001 and may be negative; the gradient g is that of loss and
     penalty together; the penalty has a factor 1/2. Avalanche 0.6 finds importances of zero on the
-    CPU, which is corrected here.
+    CPU, which is corrected here. Default: measured on Split-MNIST (784-512-10, SGD 0.1, one seed),
+    where 100 has no effect and 1000 costs 5 points of the newest classes; values published for
+    importances that are not cut do not carry over.
     """
 
     main: ClassVar[str | None] = "strength"
     needs: ClassVar[Needs] = Needs(labels=False, boundaries=True, samples=False)
     sources: ClassVar[tuple[str, ...]] = ("zenke2017", "maltoni2019")
 
-    strength: float = option(1000.0, "weight of the penalty in the loss", gt=0)
+    strength: float = option(500.0, "weight of the penalty in the loss", gt=0)
     damping: float = option(1e-7, "added to the squared change of a weight (epsilon)", gt=0)
 
     def install(self, assembly: Assembly) -> None:

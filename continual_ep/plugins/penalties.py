@@ -79,7 +79,11 @@ class SynapticIntelligence(SynapticIntelligencePlugin):
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         super().before_training_exp(strategy, **kwargs)
         _detach(self.ewc_data[0])
+        groups: list[Any] = [*self.ewc_data, *self.syn_data.values()]
         for name, parameter in strategy.model.named_parameters():
+            # Avalanche makes them in single precision.
+            for kept in (group[name] for group in groups if name in group):
+                kept.data = kept.data.to(parameter.dtype)
             # Avalanche would add up the last gradient of a frozen parameter again and again.
             if not parameter.requires_grad and name in self.syn_data["grad"]:
                 self.syn_data["grad"][name].data = torch.zeros(parameter.numel())
