@@ -35,7 +35,7 @@ from continual_ep.plugins import (
     WeightAveraging,
 )
 from continual_ep.plugins.bias_correction import threshold
-from continual_ep.plugins.labels_trick import restricted_loss
+from continual_ep.plugins.labels_trick import classes_of, restricted_loss
 from continual_ep.plugins.penalties import EWC, MAS, LwF, RWalk, SynapticIntelligence
 from continual_ep.strategies import make_optimizer, silent_evaluator
 from continual_ep.streams import class_incremental, online
@@ -348,8 +348,8 @@ def penalty_of(plugin, model, experience=1):
     return float(Strategy.loss.detach())
 
 
-def two_weights(values):
-    model = nn.Linear(2, 1, bias=False)
+def linear(values):
+    model = nn.Linear(len(values), 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([values]))
     return model
@@ -368,7 +368,7 @@ def test_ewc_penalty_adds_up_experiences():
         }
     )
     # 0.5 * 1 + 3 * 9, and 0.1 * 0 + 2 * 4
-    assert penalty_of(plugin, two_weights([2.0, 3.0]), 2) == pytest.approx(10 * 35.5)
+    assert penalty_of(plugin, linear([2.0, 3.0]), 2) == pytest.approx(10 * 35.5)
 
 
 def test_online_ewc_importances_fade(benchmark):
@@ -398,16 +398,17 @@ def test_si_importance_is_the_path_integral_over_the_squared_change(benchmark):
     expected = -lr * g**2 / ((lr * g) ** 2 + 1e-3)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
     importance = plugin.ewc_data[1]["weight"].data
+    assert float(importance.min()) >= 0
     np.testing.assert_allclose(importance, np.minimum(-expected, 1e-3), rtol=1e-3, atol=1e-7)
 
 
 def test_si_penalty_is_half_the_strength_times_importance_times_squared_change():
     plugin = SynapticIntelligence(10.0)
-    plugin.load_state_dict({"path_integrals": {"weight": torch.tensor([-4e-4, -1.0])}})
-    plugin.ewc_data[0]["weight"].data = torch.tensor([1.0, 0.0])
-    # Importances 4e-4 and, cut, 1e-3.
+    plugin.load_state_dict({"path_integrals": {"weight": torch.tensor([-4e-4, -1.0, 5.0])}})
+    plugin.ewc_data[0]["weight"].data = torch.tensor([1.0, 0.0, 0.0])
+    # Importances 4e-4 and, cut, 1e-3 and 0.
     expected = 5 * (4e-4 * 1 + 1e-3 * 9)
-    assert penalty_of(plugin, two_weights([2.0, 3.0])) == pytest.approx(expected)
+    assert penalty_of(plugin, linear([2.0, 3.0, 7.0])) == pytest.approx(expected)
 
 
 def test_mas_importance_is_the_gradient_of_the_squared_output(benchmark):
@@ -423,7 +424,7 @@ def test_mas_importance_is_the_gradient_of_the_squared_output(benchmark):
     expected = 0.25 * importance(0) + 0.75 * importance(1)
     assert torch.allclose(plugin.importance["weight"].data, expected, rtol=1e-4, atol=1e-6)
     plugin.load_state_dict({"weights": row(1.0, 0.0), "importances": row(0.5, 3.0)})
-    assert penalty_of(plugin, two_weights([2.0, 3.0])) == pytest.approx(2 * 27.5)
+    assert penalty_of(plugin, linear([2.0, 3.0])) == pytest.approx(2 * 27.5)
 
 
 def test_rwalk_scores_experiences_of_less_than_an_interval(benchmark):
@@ -591,6 +592,30 @@ def test_labels_trick_leaves_the_readout_of_other_classes(benchmark):
     others = [c for c in range(6) if c not in new]
     assert torch.equal(model.weights[-1][others], before[others])
     assert not torch.equal(model.weights[-1][new], before[new])
+
+
+def test_labels_trick_takes_the_classes_of_the_whole_of_a_small_experience(benchmark):
+    small = online(benchmark, 3)
+    assert any(len(part.dataset.targets.uniques) == 1 for part in small.train_stream)
+    for part, origin in zip(small.train_stream, small.origin_experience, strict=True):
+        assert classes_of(part) == sorted(benchmark.classes_per_experience[origin])
+
+
+@pytest.mark.parametrize(
+    "arm", ["si+labels-trick+lwf", "freeze+weight-averaging+bias-correction", "labels-trick+freeze"]
+)
+def test_small_experiences_are_resumed_after_a_whole_one(benchmark, arm):
+    small = online(benchmark, 5)
+    straight, _ = built(small, arm, epochs=1)
+    train(straight, small, 0, len(small.train_stream))
+    done = small.origin_experience.index(2)
+    first, states = built(small, arm, epochs=1)
+    train(first, small, 0, done)
+    state = saved_and_loaded(first, states, done)
+    second, new_states = built(small, arm, epochs=1)
+    restore_strategy(second, new_states, state)
+    train(second, small, done, len(small.train_stream))
+    assert_same(dict(second.model.state_dict()), dict(straight.model.state_dict()))
 
 
 # ---- freeze ------------------------------------------------------------------------------------------

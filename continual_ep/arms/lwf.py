@@ -22,7 +22,7 @@ class LearningWithoutForgetting(Mechanism):
 
     Deviations: one read-out for all classes; the loss of the new classes sees all outputs (see
     ``labels-trick``); no warm-up of the read-out; no factor :math:`T^2`. The former network answers
-    without dropout, as in the paper and unlike Avalanche. Default: those of the paper.
+    without dropout, as in the paper and unlike Avalanche. Default: Avalanche's.
     """
 
     main: ClassVar[str | None] = "strength"

@@ -22,7 +22,7 @@ class MemoryAwareSynapses(Mechanism):
     (arXiv:1711.09601).
 
     Deviations: the gradient is that of the mean over a batch, not of single samples; importances
-    are averaged over experiences, where the paper adds them up. Default: a tenth of the paper's 1,
+    are averaged over experiences, where the paper adds them up. Default: a tenth of Avalanche's 1,
     as importances reach 28 on Split-MNIST, where 1 diverges at a learning rate of 0.1.
     """
 

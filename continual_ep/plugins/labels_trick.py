@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from continual_ep.errors import CheckpointError, ConfigurationError, InputError
 from continual_ep.learning.losses import NudgingLoss, SquaredError
+from continual_ep.streams.experiences import benchmark_of, part_of
 
 
 class LabelsTrick(SupervisedPlugin):
@@ -34,8 +35,7 @@ class LabelsTrick(SupervisedPlugin):
         """Replace the strategy's criterion."""
         if self._original is None:
             self._original = strategy._criterion
-        classes = sorted(int(label) for label in strategy.experience.dataset.targets.uniques)
-        self._restricted = restricted_loss(self._original, classes)
+        self._restricted = restricted_loss(self._original, classes_of(strategy.experience))
         strategy._criterion = self._restricted
 
     def before_eval(self, strategy: Any, **kwargs: Any) -> None:
@@ -62,6 +62,18 @@ class LabelsTrick(SupervisedPlugin):
         """:raises CheckpointError: for a state of something else."""
         if state:
             raise CheckpointError(f"LabelsTrick keeps nothing, but its state is {state!r}")
+
+
+def classes_of(experience: Any) -> list[int]:
+    """The classes of an experience; of a part of one, those of the whole and its own."""
+    classes = {int(label) for label in experience.dataset.targets.uniques}
+    origin = getattr(experience, "origin_experience", None)
+    known = getattr(benchmark_of(experience), "classes_per_experience", None)
+    if origin is not None:
+        classes |= {int(label) for label in origin.dataset.targets.uniques}
+    elif known is not None:
+        classes |= set(known[part_of(experience).experience])
+    return sorted(classes)
 
 
 def restricted_loss(loss: Any, classes: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -73,7 +73,8 @@ class SynapticIntelligence(SynapticIntelligencePlugin):
 
     Avalanche 0.6 keeps the weights before a step as a view of the parameters when these are on the
     CPU. The optimizer changes both, every step seems to be zero, and so is every importance. Here
-    the weights are copied.
+    the weights are copied. Avalanche's importances have no lower bound, and negative ones push
+    weights away; here they are zero at least.
     """
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -101,7 +102,7 @@ class SynapticIntelligence(SynapticIntelligencePlugin):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
-        importances = {name: kept.data for name, kept in self.ewc_data[1].items()}
+        importances = {name: kept.data.clamp_(min=0.0) for name, kept in self.ewc_data[1].items()}
         warn_of_overshoot(strategy, "si", importances, self.si_lambda[-1])
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class SynapticIntelligence(SynapticIntelligencePlugin):
         integrals = _parameters(_mapping(state, "path_integrals", name), name)
         zeros = {key: torch.zeros_like(kept.data) for key, kept in integrals.items()}
         importances = {
-            key: (-kept.data).clamp(max=LARGEST_IMPORTANCE) for key, kept in integrals.items()
+            key: (-kept.data).clamp(0.0, LARGEST_IMPORTANCE) for key, kept in integrals.items()
         }
         self.ewc_data = (_parameters(zeros, name), _parameters(importances, name))
         # Overwritten at the start of an experience or of a step, except the integrals.
