@@ -1,4 +1,4 @@
-"""Every learner awake, asleep and rehearsing: Split-MNIST, five experiences of two classes.
+"""Every learner without sleep, with sleep and with rehearsal: Split-MNIST, five experiences of two classes.
 
     python benchmarks/learners_sleep.py --data DATA --out OUT [NAME ...]
 

@@ -30,7 +30,7 @@ from continual_ep.streams.experiences import part_of
 
 FORMAT = 1
 
-#: Folder of the dream diaries.
+#: Folder of the diaries of nights.
 NIGHTS = "nights"
 
 

@@ -42,7 +42,7 @@ def learn_side_by_side(
 
     :param ensemble: changed in place.
     :param benchmark: of :func:`continual_ep.streams.class_incremental` and its like.
-    :param seeds: one for each member; they draw the order of the samples and the dreams.
+    :param seeds: one for each member; they draw the order of the samples and the replayed spikes.
     :param learning_rates: one for all, or one for each member.
     :param momentum, epochs, batch_size: as of SGD and of Avalanche's strategies.
     :param loss: ``"auto"``, ``"squared-error"`` or ``"cross-entropy"``.

@@ -28,7 +28,7 @@ class SequenceRNN(nn.Module):
     :param generator: for the initial weights.
     :raises ConfigurationError: values that cannot work.
 
-    It does not sleep: its inputs are sequences, of which no mean can be dreamt, and its recurrent synapses
+    It does not sleep: its inputs are sequences, of which no mean can be replayed, and its recurrent synapses
     belong to no chain of layers.
     """
 
@@ -93,7 +93,7 @@ class SequenceRNN(nn.Module):
     def synapses(self) -> list[Any]:
         """:raises ConfigurationError: always; see above."""
         raise ConfigurationError(
-            "a SequenceRNN does not sleep: its inputs are sequences, of which no mean can be dreamt"
+            "a SequenceRNN does not sleep: its inputs are sequences, of which no mean can be replayed"
         )
 
     def extra_repr(self) -> str:

@@ -65,12 +65,12 @@ def plastic_layers(chains: Sequence[Chain], exclude: Sequence[str]) -> frozenset
     names = [layer.name for layer in layers]
     left_out = set()
     for wanted in exclude:
-        found = [name for name in names if name == wanted or name.startswith(f"{wanted}.")]
-        if not found:
+        matches = [name for name in names if name == wanted or name.startswith(f"{wanted}.")]
+        if not matches:
             raise ConfigurationError(
                 f"exclude names {wanted!r}, but the layers are {', '.join(names)}"
             )
-        left_out.update(found)
+        left_out.update(matches)
     plastic = frozenset(
         layer.name for layer in layers if layer.weight.requires_grad and layer.name not in left_out
     )

@@ -29,7 +29,8 @@ def sleep_once(
     """Run one night of a sleep algorithm on a model.
 
     :param model: changed in place.
-    :param mean_input: the mean of the inputs seen awake, in the shape of one input.
+    :param mean_input: the mean of the inputs seen awake, in the shape of one input; flat inputs count as
+        images when their number is a square, or three times one (``window=None`` for features).
     :param algorithm: a name in :data:`~continual_ep.sleep.SLEEP_ALGORITHMS`, or an algorithm.
     :param class_means: the mean input of each class, by label, for algorithms that need them.
     :param activity_maxima: the largest activation of each layer, for published gains.
@@ -69,5 +70,6 @@ def sleep_once(
             number=night,
             seed=seed,
             activity_maxima=maxima,
+            images=True,  # the shape of mean_input says so, as far as it can
         ),
     )

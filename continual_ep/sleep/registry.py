@@ -76,10 +76,10 @@ def sleep_from(values: Mapping[str, Any]) -> tuple[SleepSchedule, SleepAlgorithm
     name = values.get("algorithm", "src")
     kind = algorithm_named(name)
     per_run = [field.name for field in option_fields(SleepSchedule)]
-    own = [field.name for field in option_fields(kind)]
+    of_algorithm = [field.name for field in option_fields(kind)]
     for key in values:
-        if key not in ("algorithm", *per_run, *own):
-            text = unknown_key_message(key, ["algorithm", *per_run, *own])
+        if key not in ("algorithm", *per_run, *of_algorithm):
+            text = unknown_key_message(key, ["algorithm", *per_run, *of_algorithm])
             raise ConfigurationError(f"sleep ({name}): {text}")
     schedule = options_from(SleepSchedule, {k: v for k, v in values.items() if k in per_run})
-    return schedule, options_from(kind, {k: v for k, v in values.items() if k in own})
+    return schedule, options_from(kind, {k: v for k, v in values.items() if k in of_algorithm})

@@ -168,8 +168,8 @@ class _Walk:
     ) -> tuple[Synapses, ...]:
         name = self.names[module]
         if names_its_synapses(module):
-            own = chain_of_synapses(module.synapses()).layers  # type: ignore[operator]
-            named = [replace(layer, name=f"{name}.{layer.name}") for layer in own]
+            listed = chain_of_synapses(module.synapses()).layers  # type: ignore[operator]
+            named = [replace(layer, name=f"{name}.{layer.name}") for layer in listed]
             return (replace(named[0], pooling=pooling), *named[1:])
         layer = Synapses(
             f"{name}.weight" if name else "weight",
@@ -197,11 +197,11 @@ def _made_of(source: Node, node: Node) -> bool:
 
     :param source: the node in autograd's graph that made the earlier tensor; :param node: the later's.
     """
-    stack, seen, found = [node], {node}, False
+    stack, seen, reached = [node], {node}, False
     while stack:
         current = stack.pop()
         if current is source:
-            found = True
+            reached = True
             continue
         variable = getattr(current, "variable", None)
         if isinstance(variable, nn.Parameter):
@@ -212,7 +212,7 @@ def _made_of(source: Node, node: Node) -> bool:
             if below is not None and below not in seen:
                 seen.add(below)
                 stack.append(below)
-    return found
+    return reached
 
 
 def _units(batch: Tensor) -> int:

@@ -80,11 +80,11 @@ def sleep_units(  # type: ignore[no-untyped-def] # Triton reads annotations as t
             if PLASTIC:
                 for first in range(0, inputs, TILE):
                     source = first + tl.arange(0, TILE)
-                    there = source < inputs
-                    spiked = tl.load(spiking + step * inputs + source, mask=there, other=0) != 0
+                    exists = source < inputs
+                    spiked = tl.load(spiking + step * inputs + source, mask=exists, other=0) != 0
                     change = tl.where(spiked, increase, -decrease)
                     places = source[:, None] * units + lane[None, :]
-                    wanted = there[:, None] & fired[None, :]
+                    wanted = exists[:, None] & fired[None, :]
                     if MASKED:
                         wanted = wanted & (tl.load(mask + places, mask=wanted, other=0) != 0)
                     old = tl.load(weight + places, mask=wanted, other=0.0)
