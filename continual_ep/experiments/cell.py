@@ -24,7 +24,7 @@ from continual_ep.experiments.checkpoint import (
 from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.randomness import preserved_rng, seed_everything
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.sleep import SleepDiary
+from continual_ep.sleep import NightReport
 from continual_ep.streams import ContinualBenchmark
 from continual_ep.streams.experiences import part_of
 
@@ -159,7 +159,7 @@ class CellRun:
         )
 
     def _note_night(self, sleep: Any, experience: int) -> None:
-        night: SleepDiary = sleep.last_night
+        night: NightReport = sleep.last_night
         self.nights.append({"after_experience": experience, **night.summary()})
         if not sleep.keep_diaries:
             return
