@@ -243,10 +243,10 @@ def test_untied_feedback_weights_are_used_and_unchanged():
     layers = layers_of(torch.ones(2, 1), torch.ones(1, 2))
     own = torch.tensor([[0.25, -3.0]])
     layer = Synapses("above", layers[1].weight, feedback=own, shape=(2,))
-    asleep = make_layer(layer, SleepParameters().rule)
-    np.testing.assert_allclose(asleep.feedback_current(np.array([0])), [0.25, -3.0])
-    asleep.learn(np.array([0]), spikes_at(np.array([0]), 2))
-    np.testing.assert_allclose(asleep.feedback_current(np.array([0])), [0.25, -3.0])
+    simulated = make_layer(layer, SleepParameters().rule)
+    np.testing.assert_allclose(simulated.feedback_current(np.array([0])), [0.25, -3.0])
+    simulated.learn(np.array([0]), spikes_at(np.array([0]), 2))
+    np.testing.assert_allclose(simulated.feedback_current(np.array([0])), [0.25, -3.0])
 
 
 @pytest.mark.parametrize("feedback", [False, True])
@@ -470,18 +470,18 @@ def test_published_constants_need_their_own_depth_and_activations():
 def test_biases_follow_the_chosen_option():
     mean = torch.full((16,), 0.5)
 
-    def asleep(option):
+    def after_sleep(option):
         model = mlp(16, 12, 4, bias=True)
         with torch.no_grad():
             model[1].bias.fill_(0.3)
             model[3].bias.fill_(-0.2)
         return model, sleep_replay(model, mean, SleepParameters(steps=200, biases=option))
 
-    ignored, without = asleep("ignore")
+    ignored, without = after_sleep("ignore")
     assert bool((ignored[1].bias == 0.3).all()) and bool((ignored[3].bias == -0.2).all())
-    zeroed, _ = asleep("zero-output")
+    zeroed, _ = after_sleep("zero-output")
     assert bool((zeroed[1].bias == 0.3).all()) and bool((zeroed[3].bias == 0).all())
-    _, current = asleep("current")
+    _, current = after_sleep("current")
     # The current shifts the calibrated threshold by the bias at the spike rate of an input of 1.
     shift = 0.3 * SleepParameters().spike_scale
     assert current.thresholds[0] == pytest.approx(without.thresholds[0] + shift, rel=1e-5)
@@ -501,6 +501,10 @@ def test_synapses_method_lists_the_layers_first_to_last():
         chain_of_synapses([nn.Linear(4, 5)])
 
 
-def test_sleep_needs_no_avalanche():
-    code = "import sys, continual_ep.sleep; assert not any(m.startswith('avalanche') for m in sys.modules)"
+def test_sleep_imports_no_avalanche_and_no_networks():
+    code = (
+        "import sys, continual_ep.sleep\n"
+        "above = ('avalanche', 'continual_ep.networks', 'continual_ep.learning')\n"
+        "assert not [m for m in sys.modules if m.startswith(above)]"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

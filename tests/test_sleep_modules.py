@@ -1,4 +1,4 @@
-"""Any module asleep: how its layers are found, convolutions and pooling, and what is left alone."""
+"""Sleep of any module: how its layers are found, convolutions and pooling, and what is left alone."""
 
 import warnings
 
@@ -50,13 +50,13 @@ def test_a_kernel_by_hand():
     weight = nn.Parameter(torch.tensor([0.5, -0.1], dtype=torch.float64).reshape(1, 2, 1, 1))
     kernel = Kernel((1, 1), (1, 1), (0, 0, 0, 0), (1, 1))
     rule = GatedHebbian(0.01, 0.001, 0.001)
-    asleep = make_layer(Synapses("k", weight, kernel=kernel, shape=(2, 2, 2)), rule)
+    layer = make_layer(Synapses("k", weight, kernel=kernel, shape=(2, 2, 2)), rule)
     below = spikes_at(np.array([0, 1, 2, 4]), 8)
-    np.testing.assert_allclose(asleep.current(below), [0.4, 0.5, 0.5, 0.0])
-    asleep.learn(np.array([0, 1, 2]), below)
+    np.testing.assert_allclose(layer.current(below), [0.4, 0.5, 0.5, 0.0])
+    layer.learn(np.array([0, 1, 2]), below)
     # Of the three places that spike, map 1 was active at one and silent at two.
     expected = -0.1 + 2 * (0.01 / 3 - 0.001 * 2 / 3)
-    np.testing.assert_allclose(asleep.weight().reshape(-1), [0.5, expected])
+    np.testing.assert_allclose(layer.weight().reshape(-1), [0.5, expected])
 
 
 def test_kernel_layers_unfold_their_input_once_per_step(monkeypatch):
@@ -86,11 +86,9 @@ def test_the_current_of_a_convolution_is_torchs(options):
     conv = nn.Conv2d(2, 3, (2, 3), bias=False, dtype=torch.float64, **options)
     x = (torch.rand(1, 2, 7, 6) < 0.3).double()
     chains, _ = find_chains(conv, x)
-    asleep = make_layer(chains[0].layers[0], RULE)
+    layer = make_layer(chains[0].layers[0], RULE)
     below = spikes_at(x.flatten().nonzero()[:, 0].numpy(), x.numel())
-    np.testing.assert_allclose(
-        asleep.current(below), conv(x).detach().flatten().numpy(), atol=1e-12
-    )
+    np.testing.assert_allclose(layer.current(below), conv(x).detach().flatten().numpy(), atol=1e-12)
 
 
 def test_a_kernel_over_the_whole_input_learns_like_a_dense_layer():
@@ -101,9 +99,9 @@ def test_a_kernel_over_the_whole_input_learns_like_a_dense_layer():
     below, fired = spikes_at(np.array([1, 5, 6]), 9), np.array([0, 2])
     results = []
     for module, x in ((conv, torch.zeros(1, 1, 3, 3)), (dense, torch.zeros(1, 9))):
-        asleep = make_layer(find_chains(module, x.double())[0][0].layers[0], RULE)
-        asleep.learn(fired, below)
-        results.append(asleep.weight().reshape(4, 9))
+        layer = make_layer(find_chains(module, x.double())[0][0].layers[0], RULE)
+        layer.learn(fired, below)
+        results.append(layer.weight().reshape(4, 9))
     np.testing.assert_allclose(*results, atol=1e-15)
 
 
@@ -114,8 +112,8 @@ def test_pooling_passes_on_the_or_and_the_mean_of_spikes():
     mean = pooled(below, (Pooling(nn.AvgPool2d(2), (1, 4, 4)),), np.float64)
     np.testing.assert_allclose(mean.dense(np.float64), [0.5, 0, 0.25, 0])
     weight = nn.Parameter(torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=torch.float64))
-    asleep = make_layer(Synapses("w", weight, shape=(4,)), RULE)
-    np.testing.assert_allclose(asleep.current(mean), [0.5 + 4 * 0.25])
+    layer = make_layer(Synapses("w", weight, shape=(4,)), RULE)
+    np.testing.assert_allclose(layer.current(mean), [0.5 + 4 * 0.25])
 
 
 def cnn(**options):
@@ -346,8 +344,8 @@ def test_square_images_are_recognised():
 @pytest.mark.parametrize(("shape", "side"), [((784,), 11), ((64,), 3), ((3, 32, 32), 13)])
 def test_a_window_shows_a_square_somewhere_in_all_channels(shape, side):
     channels, size, _ = square_image(shape)
-    dream = with_mask(MeanReplayInput(torch.ones(int(np.prod(shape)))), shape, SleepParameters())
-    shown = dream(300, torch.Generator().manual_seed(0)).reshape(300, channels, size, size)
+    replay = with_mask(MeanReplayInput(torch.ones(int(np.prod(shape)))), shape, SleepParameters())
+    shown = replay(300, torch.Generator().manual_seed(0)).reshape(300, channels, size, size)
     assert torch.equal(shown.sum((2, 3)), torch.full((300, channels), float(side**2)))
     assert bool(
         (shown.amax((1, 2)).sum(1) == side).all() and (shown.amax((1, 3)).sum(1) == side).all()
@@ -381,8 +379,8 @@ def test_input_spikes_come_at_the_rate_asked_for():
 
 
 def test_class_replay_holds_its_class_across_calls():
-    dream, generator = ClassReplayInput(torch.eye(3), hold=4), torch.Generator().manual_seed(0)
-    drawn = torch.cat([dream(n, generator) for n in (3, 1, 6, 5, 105)]).argmax(1)
+    replay, generator = ClassReplayInput(torch.eye(3), hold=4), torch.Generator().manual_seed(0)
+    drawn = torch.cat([replay(n, generator) for n in (3, 1, 6, 5, 105)]).argmax(1)
     segments = drawn.reshape(30, 4)
     assert bool((segments == segments[:, :1]).all())
     assert set(segments[:, 0].tolist()) == {0, 1, 2}
@@ -395,8 +393,8 @@ def test_functions_are_called_step_by_step_and_checked():
         asked.append(step)
         return torch.full((2, 2), float(step))
 
-    dream, generator = FunctionReplayInput(own, 4), torch.Generator()
-    rates = torch.cat([dream(2, generator), dream(3, generator)])
+    replay, generator = FunctionReplayInput(own, 4), torch.Generator()
+    rates = torch.cat([replay(2, generator), replay(3, generator)])
     assert asked == [0, 1, 2, 3, 4] and rates[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
     with pytest.raises(InputError, match="has 4 rates; the network has 9"):
         FunctionReplayInput(own, 9)(1, generator)

@@ -38,24 +38,30 @@ def layer_inputs(
     :param forward: how to run the model, where calling it is not enough.
     """
     owner, number = _owner(model, layer)
+    devices = [x.device] if x.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices), evaluation_mode(model):
+        inputs = x if owner is model else _input_of(owner, model, x, forward)
+        if number > 0:
+            inputs = owner.activities(inputs)[number - 1]  # type: ignore[operator]
+    return inputs.detach().flatten(1)
+
+
+def _input_of(
+    owner: nn.Module, model: nn.Module, x: Tensor, forward: Callable[[Tensor], Any] | None
+) -> Tensor:
     seen: list[Tensor] = []
     hook = owner.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    devices = [x.device] if x.is_cuda else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices), evaluation_mode(model):
-            (forward or model)(x)
-            inputs = seen[0]
-            if number > 0:
-                inputs = owner.activities(inputs)[number - 1]  # type: ignore[operator]
+        (forward or model)(x)
     finally:
         hook.remove()
-    return inputs.detach().flatten(1)
+    return seen[0]
 
 
 def _owner(model: nn.Module, layer: Synapses) -> tuple[nn.Module, int]:
     """The module that holds a layer; and of a network with activities, the layer's number in it."""
     for module in model.modules():
-        if callable(getattr(module, "activities", None)):
+        if _has_activities(module):
             for number, synapses in enumerate(module.synapses()):  # type: ignore[operator]
                 if synapses.weight is layer.weight:
                     return module, number
@@ -65,25 +71,35 @@ def _owner(model: nn.Module, layer: Synapses) -> tuple[nn.Module, int]:
     raise ConfigurationError(f"no module of the model holds the weight {layer.name}")
 
 
+def _has_activities(module: nn.Module) -> bool:
+    return callable(getattr(module, "activities", None))
+
+
 class ActivityMaxima:
     """Collects, batch by batch, the largest activation of each layer of a model.
 
-    A network with a method ``activities(x)`` answers by itself; for any other module it is the
-    output of each synapse layer that counts, which for positive values is the activation of a ReLU.
-    Use as a context manager.
+    In a network with a method ``activities(x)`` these are the activations; elsewhere the output of each
+    synapse layer, which for positive values is the activation of a ReLU. Use as a context manager.
     """
 
     def __init__(self, model: nn.Module, chains: Sequence[Chain]) -> None:
-        self._model, self._chains = model, chains
-        self._largest = {layer.name: 0.0 for chain in chains for layer in chain.layers}
-        self._answers = callable(getattr(model, "activities", None))
+        self._model = model
+        self._members: dict[nn.Module, list[tuple[int, str]]] = {}
+        for layer in (layer for chain in chains for layer in chain.layers):
+            owner, number = _owner(model, layer)
+            self._members.setdefault(owner, []).append((number, layer.name))
+        self._largest = {name: 0.0 for members in self._members.values() for _, name in members}
         self._hooks: list[Any] = []
         self._mode = evaluation_mode(model)
 
     def __enter__(self) -> "ActivityMaxima":
         self._mode.__enter__()
-        if not self._answers:
-            self._watch_layers()
+        self._hooks = [
+            owner.register_forward_hook(
+                lambda module, args, out: self._record(module, args[0], out)
+            )
+            for owner in self._members
+        ]
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -91,44 +107,18 @@ class ActivityMaxima:
             hook.remove()
         self._mode.__exit__(None, None, None)
 
-    def _watch_layers(self) -> None:
-        owners = {m._parameters.get("weight"): m for m in self._model.modules()}
-        for name, module in self._model.named_modules():
-            if callable(getattr(module, "activities", None)):
-                owners.update({layer.weight: None for layer in module.synapses()})  # type: ignore[operator]
-                names = [f"{name}.{layer.name}" for layer in module.synapses()]  # type: ignore[operator]
-                self._hooks.append(module.register_forward_hook(self._network_recorder(names)))
-        for chain in self._chains:
-            for layer in chain.layers:
-                if owners[layer.weight] is not None:
-                    hook = self._recorder(layer.name)
-                    self._hooks.append(owners[layer.weight].register_forward_hook(hook))  # type: ignore[union-attr]
-
-    def _network_recorder(self, names: Sequence[str]) -> Callable[[nn.Module, Any, Tensor], None]:
-        """For a network within the model that answers by itself."""
-
-        def record(module: nn.Module, args: Any, output: Tensor) -> None:
-            for name, activity in zip(names, module.activities(args[0]), strict=True):  # type: ignore[operator]
-                self._largest[name] = max(self._largest[name], float(activity.max()))
-
-        return record
-
-    def _recorder(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def record(module: nn.Module, args: Any, output: Tensor) -> None:
-            self._largest[name] = max(self._largest[name], float(output.max()))
-
-        return record
-
     def see(self, x: Tensor, forward: Callable[[Tensor], Any] | None = None) -> None:
         """Take in a batch of inputs, run by ``forward`` where calling the model is not enough."""
         with torch.no_grad():
-            if not self._answers:
+            if self._model in self._members and _has_activities(self._model):
+                self._record(self._model, x, None)
+            else:
                 (forward or self._model)(x)
-                return
-            activities = self._model.activities(x)  # type: ignore[operator]
-        names = [layer.name for chain in self._chains for layer in chain.layers]
-        for name, activity in zip(names, activities, strict=True):
-            self._largest[name] = max(self._largest[name], float(activity.max()))
+
+    def _record(self, owner: nn.Module, x: Tensor, output: Tensor | None) -> None:
+        outputs: Any = owner.activities(x) if _has_activities(owner) else [output]  # type: ignore[operator]
+        for number, name in self._members[owner]:
+            self._largest[name] = max(self._largest[name], float(outputs[number].max()))
 
     def values(self) -> dict[str, float]:
         """By name of the layer, at least 0."""

@@ -59,7 +59,7 @@ def algorithm_named(name: str) -> type[SleepAlgorithm]:
 
     :raises ConfigurationError: a name that is not in :data:`SLEEP_ALGORITHMS`.
     """
-    if name not in SLEEP_ALGORITHMS:
+    if not isinstance(name, str) or name not in SLEEP_ALGORITHMS:
         raise ConfigurationError(
             f"sleep algorithm {name!r} is unknown; choose one of {', '.join(SLEEP_ALGORITHMS)}"
         )
