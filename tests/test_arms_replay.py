@@ -8,11 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from avalanche.training.plugins import AGEMPlugin
 from avalanche.training.supervised import Naive
 from torch import nn
 
 from continual_ep.arms import kept_bytes, parse_arm
 from continual_ep.arms.assembly import Assembly
+from continual_ep.arms.replay_strategies import BatchedAGEM
 from continual_ep.errors import CheckpointError, ConfigurationError
 from continual_ep.experiments.checkpoint import restore_strategy, strategy_state
 from continual_ep.experiments.randomness import seed_everything
@@ -28,7 +30,7 @@ from continual_ep.plugins import BatchFeed, DarkReplay, GDumb, ICaRL, SleepRepla
 from continual_ep.plugins.exemplars import penultimate
 from continual_ep.plugins.replay_batches import endless_batches
 from continual_ep.strategies import make_optimizer, silent_evaluator
-from continual_ep.streams import class_incremental
+from continual_ep.streams import class_incremental, online
 
 #: Bytes of a sample of digits: 64 inputs of 4 bytes, label and task label of 8.
 SAMPLE = 64 * 4 + 8 + 8
@@ -133,6 +135,16 @@ def test_resumed_training_ends_in_the_same_weights(arm, network, benchmark):
         assert resumed.accuracy.record.awake_rows[-1] == straight.accuracy.record.awake_rows[-1]
 
 
+@pytest.mark.parametrize("arm", ["er-ace:20", "der++:20", "icarl:20", "gem:5"])
+def test_resumed_training_on_small_experiences_ends_in_the_same_weights(arm, benchmark):
+    small = online(benchmark, 16)
+    straight = Cell(arm, small, epochs=1).train()
+    stop = small.origin_experience.index(1)
+    state = Cell(arm, small, epochs=1).train(stop=stop).saved(stop)
+    resumed = Cell(arm, small, perceptron(seed=9), epochs=1).restore(state).train(start=stop)
+    assert torch.equal(resumed.weights, straight.weights)
+
+
 @pytest.mark.parametrize("arm", ["cumulative", "der++:20", "gdumb:20"])
 def test_restoring_with_other_data_is_refused(arm, benchmark):
     state = Cell(arm, benchmark).train(stop=1).saved(1)
@@ -198,6 +210,14 @@ def test_memory_smaller_than_a_batch_or_the_number_of_classes_is_replayed(arm, b
 
 
 # ---- joint and cumulative ------------------------------------------------------------------------
+
+
+def test_joint_training_sleeps_once(benchmark):
+    cell = Cell("joint", benchmark, epochs=1)
+    sleep = SleepReplay(steps=20, seed=1)
+    cell.strategy.plugins.insert(1, sleep)
+    cell.train()
+    assert sleep.experiences == 1 and cell.accuracy.record.slept == [True]
 
 
 class Labels:
@@ -520,13 +540,19 @@ class Projection:
 @pytest.mark.parametrize("network", [perceptron, settling])
 def test_agem_steps_do_not_oppose_the_mean_of_stored_samples(network, benchmark):
     cell = Cell("agem:9", benchmark, network()).train(stop=1)
-    plugin = cell.plugin("AGEMPlugin")
+    plugin = cell.plugin("BatchedAGEM")
     products = Projection(cell, lambda: plugin.reference_gradients)
     cell.train(start=1)
     assert min(products.before) < -0.1
     assert min(products.after) > -1e-5
     unopposed = [i for i, value in enumerate(products.before) if value >= 0]
     assert all(products.before[i] == products.after[i] for i in unopposed)
+
+
+def test_agem_has_the_batches_of_avalanche(benchmark, monkeypatch):
+    batched = Cell("agem:9", benchmark).train()
+    monkeypatch.setattr(BatchedAGEM, "update_memory", AGEMPlugin.update_memory)
+    assert torch.equal(Cell("agem:9", benchmark).train().weights, batched.weights)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])

@@ -30,9 +30,8 @@ class AveragedGEM(Mechanism):
     sample_size: int = option(256, "samples of a batch that gives the reference gradient", ge=1)
 
     def install(self, assembly: Assembly) -> None:
-        from avalanche.training.plugins import AGEMPlugin
-
         from continual_ep.arms.replay_state import agem_state
+        from continual_ep.arms.replay_strategies import BatchedAGEM
 
         earlier = len(assembly.benchmark.train_stream) - 1
         if self.sample_size < earlier:
@@ -41,5 +40,5 @@ class AveragedGEM(Mechanism):
                 f"agem.sample_size={self.sample_size} is less than one sample of each of {earlier} "
                 f"earlier experiences; use at least {earlier}"
             )
-        plugin = AGEMPlugin(self.patterns_per_experience, self.sample_size)
+        plugin = BatchedAGEM(self.patterns_per_experience, self.sample_size)
         assembly.add("agem", plugin, agem_state(plugin))

@@ -1,11 +1,12 @@
-"""Avalanche's strategies and plugins of replay, corrected for networks with a loss of their own."""
+"""Avalanche's strategies and plugins of replay where they need a correction, or are slow."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from avalanche.training.plugins import GEMPlugin
+from avalanche.training.plugins import AGEMPlugin, GEMPlugin
 from avalanche.training.supervised import ER_ACE
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
@@ -16,6 +17,8 @@ from continual_ep.plugins.exemplars import ExemplarMemory
 from continual_ep.plugins.labels_trick import restricted_loss
 from continual_ep.plugins.replay_batches import endless_batches, samples_of
 from continual_ep.seeding import generator_from
+from continual_ep.streams.feed import feed
+from continual_ep.streams.indexed_samples import UnsupportedLoader
 
 
 class AsymmetricReplayStrategy(ER_ACE):
@@ -54,6 +57,16 @@ class AsymmetricReplayStrategy(ER_ACE):
             self.replay_loader = endless_batches(samples, self.batch_size_mem, generator)
         # ER_ACE's own method would fill another loader from the memory.
         SupervisedTemplate._before_training_exp(self, **kwargs)
+
+
+class BatchedAGEM(AGEMPlugin):
+    """Avalanche's A-GEM with whole batches from its loader: the same batches, several times faster."""
+
+    def update_memory(self, dataset: Any, num_workers: int = 0, **kwargs: Any) -> None:
+        """Add a memory and make the loader anew."""
+        super().update_memory(dataset, num_workers, **kwargs)
+        with suppress(UnsupportedLoader):
+            self.buffer_dliter = iter(feed(self.buffer_dataloader))
 
 
 class RelativeGEM(GEMPlugin):
