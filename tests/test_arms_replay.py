@@ -344,6 +344,20 @@ def test_dark_replay_keeps_the_outputs_of_those_that_stay(benchmark):
     assert 0 < stayed < 20
 
 
+def test_an_experience_learned_again_replays_the_others_only(benchmark, monkeypatch):
+    cell = Cell("der++:20", benchmark).train(stop=2)
+    replayed = []
+
+    def batches(columns, *args):
+        replayed.extend(columns)
+        return endless_batches(columns, *args)
+
+    monkeypatch.setattr("continual_ep.plugins.dark_replay.endless_batches", batches)
+    cell.train(start=1, stop=2)
+    assert set(replayed[1].tolist()) == set(benchmark.classes_per_experience[0])
+    assert len({len(column) for column in replayed}) == 1
+
+
 def test_endless_batches_show_each_sample_once_in_a_round():
     columns = [torch.arange(7), torch.arange(7) * 10]
     batches = endless_batches(columns, 3, torch.Generator().manual_seed(0))
