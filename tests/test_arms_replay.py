@@ -29,6 +29,7 @@ from continual_ep.networks import MLP, MRNN
 from continual_ep.plugins import BatchFeed, DarkReplay, GDumb, ICaRL, SleepReplay
 from continual_ep.plugins.exemplars import penultimate
 from continual_ep.plugins.replay_batches import endless_batches
+from continual_ep.sleep import SleepHooks
 from continual_ep.strategies import make_optimizer, silent_evaluator
 from continual_ep.streams import class_incremental, online
 
@@ -502,8 +503,8 @@ def test_icarl_answers_before_and_after_a_night_with_the_weights_of_the_moment(b
     cell.strategy.plugins.insert(2, SleepReplay(steps=300, seed=1))
     nights = []
 
-    class Night:
-        def sleep_begins(self, strategy):
+    class Night(SleepHooks):
+        def sleep_begins(self, strategy, **kwargs):
             nights.append(self.accuracy(strategy))
 
         sleep_ends = sleep_begins
