@@ -32,6 +32,7 @@ from continual_ep.sleep import (
     sleep_once,
 )
 from continual_ep.sleep.activity import layer_inputs
+from continual_ep.synapses import Synapses
 
 #: Ways to make each algorithm; a new one is tested by one line here.
 ALL_SLEEP_ALGORITHMS = {
@@ -229,6 +230,26 @@ def test_one_step_of_class_mean_replay_by_hand():
     torch.testing.assert_close(model.weight.data, expected)
 
 
+def test_synapses_that_do_not_exist_stay_away():
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([[0.5, 0.0], [0.0, 0.5]]))
+
+        def synapses(self):
+            return [Synapses("weight", self.weight, mask=torch.eye(2))]
+
+        def forward(self, x):
+            return x @ self.weight.T
+
+    means = {0: torch.tensor([1.0, 0.5]), 1: torch.tensor([0.2, 1.0])}
+    for name, options in (("class-mean-replay", {"class_means": means}), ("downscaling", {})):
+        model = Sparse()
+        sleep_once(model, torch.rand(2), name, **options)
+        assert model.weight[0, 1] == model.weight[1, 0] == 0
+        assert model.weight[0, 0] != 0.5 and model.weight[1, 1] != 0.5
+
+
 def accuracy(*plugins, seed=0):
     x, y = digits()
     strategy = train(stream(samples=1200), *plugins, model=mlp(seed), epochs=2)
@@ -327,6 +348,15 @@ def test_separate_chains_sleep_beside_distillation():
     sleep = SleepReplay(steps=20)
     train(stream()[:2], sleep, model=Pooled(), kind=LwF, alpha=1.0, temperature=2.0)
     assert sleep._inner["out.weight"].count == int((digits()[1][:300] < 4).sum())
+
+
+@pytest.mark.parametrize(("dreams", "classes"), [("mean", 4), ("experience-mean", 2)])
+def test_inner_means_are_of_all_experiences_or_of_the_latest(dreams, classes):
+    sleep = SleepReplay(steps=20, dreams=dreams)
+    train(stream()[:2], sleep, model=Pooled())
+    labels = digits()[1][:300]
+    expected = (labels < 4) & (labels >= 4 - classes)
+    assert sleep._inner["out.weight"].count == int(expected.sum())
 
 
 def test_nothing_is_gathered_for_an_algorithm_that_needs_nothing():
