@@ -45,7 +45,8 @@ def option(default: Any, help: str, **constraints: Any) -> Any:
     :param default: immutable, or a class or function that makes it without arguments.
     :param help: what it is, in a few words, for tables and the command line.
     :param constraints: ``gt``, ``ge``, ``lt``, ``le`` of every number in it, ``min_length``,
-        ``pattern``, as of ``pydantic.Field``; ``kw_only`` as of ``dataclasses.field``.
+        ``pattern``, as of ``pydantic.Field``; ``kw_only`` as of ``dataclasses.field``. Those of a part
+        of the annotation alone are written as ``Annotated[int, {"ge": 1}]``.
     """
     keywords = {"kw_only": constraints.pop("kw_only")} if "kw_only" in constraints else {}
     metadata = {"help": help, "constraints": constraints}
@@ -189,6 +190,10 @@ def _constrained(annotation: Any, constraints: dict[str, Any]) -> Any:
 
     def inside(part: Any) -> Any:
         origin, arguments = get_origin(part), get_args(part)
+        if origin is Annotated:  # constraints of this part alone, as of option()
+            return _constrained(arguments[0], {**constraints, **arguments[1]})
+        if part is Any:
+            return part
         if part is bool:
             return StrictBool
         if part is int:

@@ -5,7 +5,7 @@ strategy, build :class:`~continual_ep.networks.MRNN` yourself and pass it as ``m
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from avalanche.logging import BaseLogger
@@ -20,11 +20,13 @@ from continual_ep.learning import (
     BinaryFlips,
     EquilibriumPropagation,
     NudgingLoss,
+    RecurrentRule,
     binarize,
 )
 from continual_ep.networks import MLP, MRNN
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import LayeredNetwork, per_layer
+from continual_ep.options import option_fields
 from continual_ep.streams.experiences import refuse_empty
 
 OPTIMIZERS = ("sgd", "adam", "flips")
@@ -138,74 +140,43 @@ class _NetworkStrategy(SupervisedTemplate):
         super()._before_train_dataset_adaptation(**kwargs)
 
 
-class EPStrategy(_NetworkStrategy):
+class _RecurrentStrategy(_NetworkStrategy):
+    """An MRNN that learns by :attr:`rule`."""
+
+    rule: ClassVar[type[RecurrentRule]]
+
+    def __init__(
+        self, *, sizes: Sequence[int], network: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        names = [field.name for field in option_fields(self.rule) if field.name in options]
+        learning = self.rule(**{name: options.pop(name) for name in names})
+        super().__init__(model=MRNN(sizes, learning=learning, **(network or {})), **options)
+
+
+class EPStrategy(_RecurrentStrategy):
     """A multilayer recurrent network that learns by equilibrium propagation.
 
     :param sizes: units per layer, input first.
-    :param beta: strength of the nudge, as in the papers: the loss is evaluated at every nudged step.
-    :param free_steps: steps of the free phase.
-    :param nudged_steps: steps of each nudged phase.
-    :param estimator: see :class:`~continual_ep.learning.EquilibriumPropagation`; likewise ``tolerance`` and
-        ``nudging``.
     :param network: further arguments of :class:`~continual_ep.networks.MRNN`, e.g.
-        ``{"activation": "tanh"}``; the readout is ``"activated"`` unless named here.
-    :param training: ``learning_rates`` (one, or one per synapse layer; default 0.05), ``optimizer``
+        ``{"activation": "tanh"}``.
+    :param options: those of :class:`~continual_ep.learning.EquilibriumPropagation` (``beta``,
+        ``free_steps``, ...); ``learning_rates`` (one, or one per synapse layer; default 0.05), ``optimizer``
         (``"sgd"`` or ``"adam"``), ``momentum``, ``weight_decay``, ``loss`` (``"auto"``,
         ``"squared-error"``, ``"cross-entropy"``), ``plugins``, and every argument of Avalanche's
         ``SupervisedTemplate``.
     :raises ConfigurationError: for values that cannot work.
     """
 
-    def __init__(
-        self,
-        *,
-        sizes: Sequence[int],
-        beta: float = 0.2,
-        free_steps: int = 20,
-        nudged_steps: int = 6,
-        estimator: str = "centered",
-        tolerance: float | None = None,
-        nudging: str = "loss",
-        network: dict[str, Any] | None = None,
-        **training: Any,
-    ) -> None:
-        rule = EquilibriumPropagation(
-            beta,
-            estimator=estimator,
-            free_steps=free_steps,
-            nudged_steps=nudged_steps,
-            tolerance=tolerance,
-            nudging=nudging,
-        )
-        model = MRNN(sizes, learning=rule, **{"readout": "activated", **(network or {})})
-        super().__init__(model=model, **training)
+    rule = EquilibriumPropagation
 
 
-class BPTTStrategy(_NetworkStrategy):
+class BPTTStrategy(_RecurrentStrategy):
     """The same recurrent network, learning by back-propagation through time.
 
-    :param sizes: units per layer, input first.
-    :param free_steps: steps of the free phase.
-    :param backward_steps: steps at its end that are differentiated; default: all.
-    :param tolerance: see :class:`~continual_ep.learning.BPTT`.
-    :param network: further arguments of :class:`~continual_ep.networks.MRNN`.
-    :param training: as in :class:`EPStrategy`.
-    :raises ConfigurationError: for values that cannot work.
+    Its arguments are those of :class:`EPStrategy`, with the options of :class:`~continual_ep.learning.BPTT`.
     """
 
-    def __init__(
-        self,
-        *,
-        sizes: Sequence[int],
-        free_steps: int = 20,
-        backward_steps: int | None = None,
-        tolerance: float | None = None,
-        network: dict[str, Any] | None = None,
-        **training: Any,
-    ) -> None:
-        rule = BPTT(free_steps, backward_steps=backward_steps, tolerance=tolerance)
-        model = MRNN(sizes, learning=rule, **{"readout": "activated", **(network or {})})
-        super().__init__(model=model, **training)
+    rule = BPTT
 
 
 class BPStrategy(_NetworkStrategy):

@@ -9,19 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError
 from continual_ep.relaxation import Nudge, Relaxation, settle
 from continual_ep.relaxation.protocols import Clamped
-
-
-def checked_adaptation(steps: int, rate: float) -> None:
-    """:raises ConfigurationError: for a number of steps or a rate that cannot be."""
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-        raise ConfigurationError(
-            f"adaptation_steps is {steps!r}; it must be an integer of 0 or more"
-        )
-    if not 0 < rate < 1:
-        raise ConfigurationError(f"adaptation_rate is {rate}; it must lie in (0, 1)")
 
 
 def adapted(

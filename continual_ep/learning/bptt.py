@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.learning.rule import RecurrentRule, checked_positive, checked_tolerance
+from continual_ep.learning.rule import RecurrentRule
+from continual_ep.options import option
 from continual_ep.relaxation import Settled, largest_change, settle, step, update_groups
 from continual_ep.relaxation.protocols import SettlingNetwork
 
@@ -20,25 +21,20 @@ from continual_ep.relaxation.protocols import SettlingNetwork
 class BPTT(RecurrentRule):
     """Back-propagation through time (BPTT).
 
-    :param free_steps: steps of the free phase.
-    :param backward_steps: steps at its end that are differentiated; default: all.
-    :param tolerance: stop the phase before those steps when nothing changed by more than this.
+    With a tolerance, the steps before those that are differentiated stop early.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    free_steps: int = 30
-    backward_steps: int | None = None
-    tolerance: float | None = None
+    free_steps: int = option(20, "of the free phase", ge=1)
+    backward_steps: int | None = option(None, "steps differentiated; null: all", ge=1)
+    tolerance: float | None = option(None, "stop a phase that moves less; null: never", gt=0)
 
-    def __post_init__(self) -> None:
-        checked_positive("free_steps", self.free_steps)
-        checked_tolerance(self.tolerance)
-        if self.backward_steps is not None:
-            checked_positive("backward_steps", self.backward_steps)
-            if self.backward_steps > self.free_steps:
-                raise ConfigurationError(
-                    f"backward_steps is {self.backward_steps}, more than free_steps ({self.free_steps})"
-                )
+    def check_combination(self) -> None:
+        if self.backward_steps is not None and self.backward_steps > self.free_steps:
+            raise ConfigurationError(
+                f"backward_steps is {self.backward_steps}, more than free_steps ({self.free_steps})"
+            )
 
     def settled_output(self, network: SettlingNetwork, x: Tensor) -> Tensor:
         if network.relaxation.products != "float32":

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
-    checked_positive,
-    checked_tolerance,
     require_layers,
 )
+from continual_ep.options import option
 from continual_ep.relaxation import settle
 from continual_ep.relaxation.protocols import SettlingNetwork
 
@@ -32,29 +30,21 @@ class ContinualEP(SecondPhaseRule):
     The sum of all changes is handed to the optimizer as the gradient: with plain SGD of the same rate the
     weights end where they were at the end of the phase.
 
-    :param beta: strength of the nudge, in units of the force on the sample that errs most.
-    :param rate: :math:`\eta` of the changes within the phase; 0 for none. Small: what the weights change
-        moves the states as well, and has to stay below what the nudge does.
-    :param free_steps: steps of the free phase.
-    :param nudged_steps: steps of the nudged phase.
-    :param tolerance: of the free phase: stop when no unit changed by more than this in a step.
+    ``beta`` is in units of the force on the sample that errs most. ``rate`` is small: what the weights change
+    moves the states as well, and has to stay below what the nudge does.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    beta: float = 0.1
-    rate: float = 0.001
-    free_steps: int = 30
-    nudged_steps: int = 10
-    tolerance: float | None = None
+    kinds = ("mrnn",)
 
-    def __post_init__(self) -> None:
-        if not 0 < self.beta < float("inf"):
-            raise ConfigurationError(f"beta is {self.beta}; it must be positive and finite")
-        if not 0 <= self.rate < float("inf"):
-            raise ConfigurationError(f"rate is {self.rate}; it must be finite, and 0 or more")
-        checked_positive("free_steps", self.free_steps)
-        checked_positive("nudged_steps", self.nudged_steps)
-        checked_tolerance(self.tolerance)
+    beta: float = option(0.1, "strength of the nudge", gt=0)
+    rate: float = option(0.001, "of the changes within the phase", ge=0)
+    free_steps: int = option(20, "of the free phase", ge=1)
+    nudged_steps: int = option(10, "of the nudged phase", ge=1)
+    tolerance: float | None = option(
+        None, "stop the free phase when it moves less; null: never", gt=0
+    )
 
     def check(self, network: SettlingNetwork) -> None:
         require_layers(self, network)

@@ -10,24 +10,22 @@ layer's change is divided by the product of the feedback scales above it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.learning.adaptation import adapted, checked_adaptation
+from continual_ep.learning.adaptation import adapted
 from continual_ep.learning.losses import SquaredError
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
-    checked_positive,
-    checked_tolerance,
 )
+from continual_ep.options import option
 from continual_ep.relaxation import settle
 from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.protocols import ClampedDynamics, Current
-
-UPDATES = ("contrast", "clamped-presynaptic")
 
 
 @dataclass(frozen=True)
@@ -37,34 +35,28 @@ class ContrastiveHebbian(SecondPhaseRule):
     The loss has to be :class:`~continual_ep.learning.SquaredError` on an output inside the dynamics: its
     target is what the output is held at.
 
-    :param free_steps: steps of the free phase.
-    :param clamped_steps: steps of the clamped phase, which starts from the free equilibrium.
-    :param tolerance: stop a phase when no unit changed by more than this in a step; default: never.
-    :param update: ``"contrast"``, the difference of products; or ``"clamped-presynaptic"``, the difference of
-        postsynaptic states times the clamped presynaptic state (as in arXiv:2204.14008).
-    :param corrected: divide by the feedback scales above each layer.
-    :param adaptation_steps: steps of adjusted adaptation after the clamped phase, in which the output is
-        free; :param adaptation_rate: its c. See :mod:`continual_ep.learning.adaptation`.
+    The clamped phase starts from the free equilibrium. ``update="clamped-presynaptic"`` is the difference of
+    postsynaptic states times the clamped presynaptic state (as in arXiv:2204.14008). For the steps of
+    adaptation, in which the output is free, see :mod:`continual_ep.learning.adaptation`.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    free_steps: int = 30
-    clamped_steps: int = 20
-    tolerance: float | None = None
-    update: str = "contrast"
-    corrected: bool = True
-    adaptation_steps: int = 0
-    adaptation_rate: float = 0.1
+    needs_target = True
 
-    def __post_init__(self) -> None:
-        checked_positive("free_steps", self.free_steps)
-        checked_positive("clamped_steps", self.clamped_steps)
-        checked_tolerance(self.tolerance)
-        checked_adaptation(self.adaptation_steps, self.adaptation_rate)
-        if self.update not in UPDATES:
-            raise ConfigurationError(
-                f"update {self.update!r} is unknown; choose one of {', '.join(UPDATES)}"
-            )
+    free_steps: int = option(30, "of the free phase", ge=1)
+    clamped_steps: int = option(20, "of the clamped phase", ge=1)
+    tolerance: float | None = option(None, "stop a phase that moves less; null: never", gt=0)
+    update: Literal["contrast", "clamped-presynaptic"] = option(
+        "contrast", "difference of products, or change times clamped state"
+    )
+    corrected: bool = option(True, "divide by the feedback scales between layer and output")
+    adaptation_steps: int = option(
+        0, "steps of adjusted adaptation after the clamped phase; needs dt < 1", ge=0
+    )
+    adaptation_rate: float = option(
+        0.1, "pull towards the free equilibrium in each of them", gt=0, lt=1
+    )
 
     @property
     def clamp_strength(self) -> float:

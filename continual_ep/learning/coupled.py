@@ -9,24 +9,20 @@ that is held. Source: Stern, Hexner, Rocks and Liu 2021 (doi:10.1103/PhysRevX.11
 
 from dataclasses import dataclass
 
-from continual_ep.errors import ConfigurationError
 from continual_ep.learning.contrastive_hebbian import ContrastiveHebbian
+from continual_ep.options import option
 
 
 @dataclass(frozen=True)
 class CoupledLearning(ContrastiveHebbian):
     """Coupled learning; all else is as of :class:`~continual_ep.learning.ContrastiveHebbian`.
 
-    :param amplitude: :math:`\\eta`, in (0, 1].
     :raises ConfigurationError: for an impossible value.
     """
 
-    amplitude: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.amplitude <= 1:
-            raise ConfigurationError(f"amplitude is {self.amplitude}; it must lie in (0, 1]")
+    amplitude: float = option(
+        0.1, "how far of the way to its target the output is clamped", gt=0, le=1
+    )
 
     @property
     def clamp_strength(self) -> float:

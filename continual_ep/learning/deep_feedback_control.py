@@ -15,15 +15,14 @@ Feedback weights proportional to :math:`J^T` make it a Gauss-Newton step. Source
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, DivergenceError
+from continual_ep.errors import DivergenceError
 from continual_ep.learning.feedforward import ForwardPass, StackRule
-from continual_ep.learning.rule import checked_positive
-
-TARGETS = ("nudged", "label")
+from continual_ep.options import option
 
 #: A controller whose last step is larger than this part of it is reported.
 UNSETTLED = 0.1
@@ -33,43 +32,27 @@ UNSETTLED = 0.1
 class DeepFeedbackControl(StackRule):
     r"""Deep feedback control at its steady state (DFC-SSA), of an :class:`~continual_ep.networks.MLP`.
 
-    :param nudge: :math:`\lambda`, how far the target is from the output, in steps of the loss's gradient.
-    :param leak: :math:`\tilde\alpha` of the controller: how much of the error it leaves.
-    :param target: ``"nudged"``, or ``"label"``: strong feedback, in which the output is driven to where the
-        loss of a squared error vanishes, by repeated linearisation (``control_steps``), and ``nudge`` is 1.
-    :param control_steps: steps of the controller, each linear around where the last one led; 1 is the
-        published steady-state approximation.
-    :param feedback_learning: whether feedback weights learn, in the presence of noise and towards
-        :math:`J^T`; else they stay the products of the initial forward weights.
-    :param noise: standard deviation of that noise; :param feedback_decay: of the feedback weights.
-    :param normalized: divide each layer's change by the mean :math:`|r_{l-1}|^2`, which makes it a
-        Gauss-Newton step if :math:`Q \propto J^T`.
+    ``nudge`` is :math:`\lambda`, ``leak`` :math:`\tilde\alpha`, how much of the error the controller leaves.
+    With ``target="label"`` the output is driven to where the loss of a squared error vanishes, by repeated
+    linearisation, and ``nudge`` is 1. One of ``control_steps`` is the published steady-state approximation.
+    Feedback weights learn towards :math:`J^T` in the presence of noise, or stay the products of the initial
+    forward weights. ``normalized`` makes a Gauss-Newton step if :math:`Q \propto J^T`.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    nudge: float = 0.1
-    leak: float = 0.001
-    target: str = "nudged"
-    control_steps: int = 1
-    feedback_learning: bool = False
-    noise: float = 0.1
-    feedback_decay: float = 0.1
-    normalized: bool = False
-
     backward_weights = True
 
-    def __post_init__(self) -> None:
-        for name in ("nudge", "noise"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("leak", "feedback_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        if self.target not in TARGETS:
-            raise ConfigurationError(
-                f"target {self.target!r} is unknown; choose one of {', '.join(TARGETS)}"
-            )
-        checked_positive("control_steps", self.control_steps)
+    nudge: float = option(0.1, "how far the target is from the output, in gradient steps", gt=0)
+    leak: float = option(0.001, "of the controller", ge=0)
+    target: Literal["nudged", "label"] = option(
+        "nudged", "label: strong feedback, for squared error"
+    )
+    control_steps: int = option(1, "linearisations of the controller", ge=1)
+    feedback_learning: bool = option(False, "learn the feedback weights")
+    noise: float = option(0.1, "by which they learn, a standard deviation", gt=0)
+    feedback_decay: float = option(0.1, "of the feedback weights", ge=0)
+    normalized: bool = option(False, "divide by the mean squared input of a layer")
 
     @property
     def backward_weights_learn(self) -> bool:

@@ -17,7 +17,7 @@ equal.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,50 +26,39 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.feedforward import FeedforwardRule
-
-BACKWARD_LEARNING = ("fixed", "paper", "opposite", "kolen-pollack")
+from continual_ep.options import option
 
 
 @dataclass(frozen=True)
 class DendriticLocalizedLearning(FeedforwardRule):
     r"""Dendritic localized learning (DLL), of layers anywhere: MLP, CNN, RNN.
 
-    :param backward_learning: how the backward weights learn: ``"fixed"``, not at all; ``"paper"``,
-        :math:`\Delta\Theta_i = -g_i \xi_i^T`; ``"opposite"``, the sign of the public code; or
-        ``"kolen-pollack"``, by the products of the forward weights, :math:`g_i u_i^T`.
-    :param decay: of forward and backward weights alike, for ``"kolen-pollack"``.
-    :param backward_rate: learning rate of the backward weights, as a part of their layer's (optimizer groups
-        of ``parameter_groups``); a tenth as published, 1 for ``"kolen-pollack"``.
-    :param backward_std: their initial standard deviation; None for one over the root of the fan-out. An
-        optimizer that knows no scale, such as Adam, needs large ones (the public code draws dense ones from
-        N(0, 1)), or its steps soon make other weights of them.
+    ``backward_learning`` says how the backward weights learn: ``"fixed"``, not at all; ``"paper"``,
+    :math:`\Delta\Theta_i = -g_i \xi_i^T`; ``"opposite"``, the sign of the public code;
+    ``"kolen-pollack"``, by the products of the forward weights, :math:`g_i u_i^T`, at ``backward_rate=1``. An
+    optimizer that ignores the scale of gradients, such as Adam, needs a large ``backward_std`` (the public
+    code draws dense ones from N(0, 1)), or its steps soon replace them.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    backward_learning: str = "paper"
-    decay: float = 0.0
-    backward_rate: float = 0.1
-    backward_std: float | None = None
-
     backward_weights = True
 
-    def __post_init__(self) -> None:
-        if self.backward_learning not in BACKWARD_LEARNING:
-            raise ConfigurationError(
-                f"backward_learning {self.backward_learning!r} is unknown; choose one of "
-                f"{', '.join(BACKWARD_LEARNING)}"
-            )
-        for name in ("backward_rate", "backward_std"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigurationError(f"{name} is {value}; it must be positive and finite")
+    backward_learning: Literal["fixed", "paper", "opposite", "kolen-pollack"] = option(
+        "paper", "how backward weights learn; opposite: as in the public code"
+    )
+    decay: float = option(0.0, "of forward and backward weights, for kolen-pollack", ge=0)
+    backward_rate: float = option(0.1, "rate of backward weights, as a part of their layer's", gt=0)
+    backward_std: float | None = option(
+        None, "their initial standard deviation; null: by the fan-out", gt=0
+    )
+
+    def check_combination(self) -> None:
         if self.backward_learning == "kolen-pollack" and self.backward_rate != 1.0:
             raise ConfigurationError(
                 "forward and backward weights become alike at one rate only: kolen-pollack needs "
                 "backward_rate=1"
             )
-        if not 0 <= self.decay < float("inf"):
-            raise ConfigurationError(f"decay is {self.decay}; it must be finite, and 0 or more")
         if self.decay and self.backward_learning != "kolen-pollack":
             raise ConfigurationError(
                 "decay makes forward and backward weights alike: it needs backward_learning='kolen-pollack'"

@@ -19,9 +19,8 @@ from continual_ep.errors import DivergenceError
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
-    checked_positive,
-    checked_tolerance,
 )
+from continual_ep.options import option
 from continual_ep.relaxation import CHECK_EVERY, largest_change, update_groups
 
 
@@ -29,21 +28,14 @@ from continual_ep.relaxation import CHECK_EVERY, largest_change, update_groups
 class EquilibriumGradient(SecondPhaseRule):
     """Recurrent back-propagation: the limit that equilibrium propagation approaches.
 
-    :param free_steps: the largest number of steps of the free phase.
-    :param adjoint_steps: the largest number of steps of the adjoint's relaxation.
-    :param tolerance: stop either when nothing changed by more than this in a step; for the adjoint,
-        relative to the largest output gradient.
+    For the adjoint, ``tolerance`` is relative to the largest output gradient.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    free_steps: int = 200
-    adjoint_steps: int = 200
-    tolerance: float | None = 1e-6
-
-    def __post_init__(self) -> None:
-        checked_positive("free_steps", self.free_steps)
-        checked_positive("adjoint_steps", self.adjoint_steps)
-        checked_tolerance(self.tolerance)
+    free_steps: int = option(200, "at most, of the free phase", ge=1)
+    adjoint_steps: int = option(200, "at most, of the adjoint's relaxation", ge=1)
+    tolerance: float | None = option(1e-6, "stop a phase that moves less; null: never", gt=0)
 
     def gradients(
         self, phase: FreePhase, output_gradient: Tensor

@@ -11,26 +11,21 @@ Source: Scellier and Bengio 2017 (doi:10.3389/fncom.2017.00024); centred estimat
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.learning.adaptation import adapted, checked_adaptation
+from continual_ep.learning.adaptation import adapted
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
-    checked_positive,
-    checked_tolerance,
 )
+from continual_ep.options import option
 from continual_ep.relaxation import Nudge, Relaxation, settle
 from continual_ep.relaxation.protocols import ClampedDynamics
 from continual_ep.relaxation.settle import repeat_batch
-
-ESTIMATORS = ("centered", "one-sided", "random-sign")
-NUDGINGS = ("force", "loss")
-UPDATES = ("contrast", "postsynaptic")
-TEACHINGS = ("states", "difference")
 
 #: A teaching signal smaller than this part of the states it is a difference of is rounding noise.
 RESOLUTION = {torch.float32: 1e-5, torch.float64: 1e-13}
@@ -44,23 +39,16 @@ Strength = float | Tensor
 class EquilibriumPropagation(SecondPhaseRule):
     r"""Equilibrium propagation (EP).
 
-    Main arguments:
-
-    :param beta: strength of the nudge, positive. With ``nudging="force"`` it is the norm of the force on
-        the sample that errs most; with ``"loss"`` it is the :math:`\beta` of the papers. A tuple has one for
-        each member of an :class:`~continual_ep.networks.Ensemble`.
+    :param beta: of the nudge. Where the loss is followed it is the :math:`\beta` of the papers, below 1 for a
+        centred estimate; with a fixed force it is the norm of the force on the sample that errs most. A tuple
+        has one for each member of an :class:`~continual_ep.networks.Ensemble`.
     :param estimator: ``"centered"`` (bias :math:`O(\beta^2)`), ``"one-sided"`` (:math:`O(\beta)`), or
         ``"random-sign"`` (one-sided with a sign drawn per batch from torch's global generator, as
         dropout draws).
-    :param free_steps: steps of the free phase.
-    :param nudged_steps: steps of each nudged phase. More than the number of layers.
-
-    Other arguments:
-
-    :param tolerance: stop a phase when no unit changed by more than this in a step; default: never.
     :param nudging: ``"force"``: the output is pushed along the gradient that autograd hands over, held
         fixed, under any loss. ``"loss"``: the loss is evaluated again at every step, as published; needs
         :class:`~continual_ep.learning.SquaredError` or :class:`~continual_ep.learning.CrossEntropy`.
+        ``"auto"``: the loss when the criterion is one of these two, else the force.
     :param update: ``"contrast"``, or ``"postsynaptic"``: the difference of the postsynaptic states times the
         free presynaptic state (FRE-RNN, arXiv:2508.11659), for networks whose feedback is scaled down.
     :param corrected: divide each layer's gradient by the feedback scales between it and the output, which
@@ -69,60 +57,53 @@ class EquilibriumPropagation(SecondPhaseRule):
         ``update="contrast"`` the corrected gradient is the exact one.
     :param teaching: ``"states"``, or ``"difference"``: the signal travels as a small change around the free
         equilibrium, the limit of a vanishing ``beta``, without rounding however small it is.
-    :param adaptation_steps: steps of adjusted adaptation after each nudged phase;
-        :param adaptation_rate: its c. See :mod:`continual_ep.learning.adaptation`.
-    :param read_noise: standard deviation of the noise with which states are read for learning; the dynamics
-        stay deterministic (Peters and Talatchian 2025, arXiv:2503.22810). From torch's global generator.
-    :param reads: how often each state is read and averaged.
+    :param adaptation_steps: see :mod:`continual_ep.learning.adaptation`; likewise ``adaptation_rate``.
+    :param read_noise: of reading only: the dynamics stay deterministic (Peters and Talatchian 2025,
+        arXiv:2503.22810). From torch's global generator.
     :raises ConfigurationError: for an impossible value.
 
     Networks with untied feedback have no energy. There the Hebbian products of the two nudged states
     change forward and feedback weights alike (Kolen and Pollack; "same update" in arXiv:2006.03824).
     """
 
-    beta: float | tuple[float, ...] = 0.1
-    estimator: str = "centered"
-    free_steps: int = 30
-    nudged_steps: int = 6
-    tolerance: float | None = None
-    nudging: str = "force"
-    update: str = "contrast"
-    corrected: bool = False
-    teaching: str = "states"
-    adaptation_steps: int = 0
-    adaptation_rate: float = 0.1
-    read_noise: float = 0.0
-    reads: int = 1
+    beta: float | tuple[float, ...] = option(0.2, "strength of the nudge", gt=0, min_length=1)
+    estimator: Literal["centered", "one-sided", "random-sign"] = option(
+        "centered", "how two equilibria make a gradient"
+    )
+    free_steps: int = option(20, "of the free phase", ge=1)
+    nudged_steps: int = option(6, "of each nudged phase; more than there are layers", ge=1)
+    tolerance: float | None = option(None, "stop a phase that moves less; null: never", gt=0)
+    nudging: Literal["auto", "force", "loss"] = option(
+        "auto", "force: fixed; loss: evaluated at each step, as published; auto: loss if it can be"
+    )
+    update: Literal["contrast", "postsynaptic"] = option(
+        "contrast", "postsynaptic: change of the post- times free presynaptic state"
+    )
+    corrected: bool = option(False, "divide by the feedback scales between layer and output")
+    teaching: Literal["states", "difference"] = option(
+        "states", "difference: the force, carried as a small change"
+    )
+    adaptation_steps: int = option(0, "steps of adjusted adaptation after the nudged phase", ge=0)
+    adaptation_rate: float = option(
+        0.1, "pull towards the free equilibrium in each of them", gt=0, lt=1
+    )
+    read_noise: float = option(
+        0.0, "standard deviation of the noise with which states are read", ge=0
+    )
+    reads: int = option(1, "how often each state is read and averaged", ge=1)
 
-    def __post_init__(self) -> None:
-        members = self.beta if isinstance(self.beta, tuple) else (self.beta,)
-        if not members or not all(0 < beta < float("inf") for beta in members):
-            raise ConfigurationError(f"beta is {self.beta}; it must be positive and finite")
-        for name, allowed in (
-            ("estimator", ESTIMATORS),
-            ("nudging", NUDGINGS),
-            ("update", UPDATES),
-            ("teaching", TEACHINGS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigurationError(
-                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
-                )
-        if self.nudging == "loss" and max(members) >= 1 and self.estimator != "one-sided":
-            raise ConfigurationError(
-                f"beta is {self.beta}: a nudge away from the target is stable for beta < 1 only"
-            )
-        if self.teaching == "difference" and (self.nudging != "force" or self.adaptation_steps):
+    def check_combination(self) -> None:
+        strongest = max(self.beta) if isinstance(self.beta, tuple) else self.beta
+        if self.teaching == "difference" and (self.nudging == "loss" or self.adaptation_steps):
             raise ConfigurationError(
                 "teaching='difference' carries the force alone: it needs nudging='force' and no adaptation"
             )
-        checked_adaptation(self.adaptation_steps, self.adaptation_rate)
-        if not 0 <= self.read_noise < float("inf"):
-            raise ConfigurationError(f"read_noise is {self.read_noise}; it must be 0 or more")
-        checked_positive("reads", self.reads)
-        checked_positive("free_steps", self.free_steps)
-        checked_positive("nudged_steps", self.nudged_steps)
-        checked_tolerance(self.tolerance)
+        if self.nudging != "force" and self.teaching == "states" and strongest >= 1:
+            if self.estimator != "one-sided":
+                raise ConfigurationError(
+                    f"beta is {self.beta}: a nudge away from the target is stable for beta < 1 only; for "
+                    "a force that stays fixed use nudging='force'"
+                )
 
     @property
     def supports_cuda_graphs(self) -> bool:
@@ -224,18 +205,30 @@ class EquilibriumPropagation(SecondPhaseRule):
         samples = phase.clamped.batch_dim
         if not output_gradient.numel():
             return output_gradient.new_zeros(())
-        if self.nudging == "force":
-            norms = output_gradient.flatten(samples + 1).norm(dim=-1)
-            return norms.amax(1).view(-1, 1, 1) if samples else norms.amax()
-        loss_and_weights = phase.nudging.single_loss()
-        if loss_and_weights is None:
+        weights = self._loss_weights(phase)
+        sizes = (
+            weights.abs()
+            if weights is not None
+            else output_gradient.flatten(samples + 1).norm(dim=-1)
+        )
+        largest = sizes.amax(-1)
+        return largest.view(-1, 1, 1) if samples else largest
+
+    def _loss_weights(self, phase: FreePhase) -> Tensor | None:
+        """The weight of each sample if the loss is evaluated at every nudged step; None for a force.
+
+        :raises ConfigurationError: when it has to be, and is none of ours.
+        """
+        if self.nudging == "force" or self.teaching == "difference":
+            return None
+        terms = phase.nudging.single_loss()
+        if self.nudging == "loss" and terms is None:
             raise ConfigurationError(
                 "nudging='loss' evaluates the loss at every nudged step and needs SquaredError or "
                 "CrossEntropy of continual_ep.learning, one of the two, called on the network's own "
-                "output; for any other loss use nudging='force'"
+                "output; for any other loss use nudging='force' or 'auto'"
             )
-        largest = loss_and_weights[1].abs().amax(-1)
-        return largest.view(-1, 1, 1) if samples else largest
+        return None if terms is None else terms[1]
 
     def _nudged_states(
         self, phase: FreePhase, force: Tensor, betas: tuple[Strength, ...]
@@ -289,10 +282,10 @@ class EquilibriumPropagation(SecondPhaseRule):
     def _nudge(
         self, phase: FreePhase, force: Tensor, betas: tuple[Strength, ...], free: Tensor
     ) -> Nudge:
-        if self.nudging == "force":
-            push = torch.cat([beta * force for beta in betas], dim=phase.clamped.batch_dim)
-            return lambda current, state: current.add_(push)
-        return loss_nudge(phase, force, betas, free)
+        if self._loss_weights(phase) is not None:
+            return loss_nudge(phase, force, betas, free)
+        push = torch.cat([beta * force for beta in betas], dim=phase.clamped.batch_dim)
+        return lambda current, state: current.add_(push)
 
 
 def loss_nudge(phase: FreePhase, force: Tensor, betas: tuple[Strength, ...], free: Tensor) -> Nudge:

@@ -8,18 +8,26 @@ stack of layers at once (:class:`StackRule`).
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import DivergenceError
+from continual_ep.options import Options
 from continual_ep.relaxation.protocols import LayerStack
 
 
-class FeedforwardRule:
-    """A learning rule of a feed-forward network. Rules are immutable; all state is the network's."""
+class FeedforwardRule(Options):
+    """A learning rule of a feed-forward network. Rules are immutable; all state is the network's.
 
+    A subclass is a frozen dataclass whose fields are declared by :func:`~continual_ep.options.option`.
+    """
+
+    #: The kinds of network that it can train; the first is what ``network.kind: auto`` stands for.
+    kinds: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
+    #: Whether it has to know the output's target.
+    needs_target: ClassVar[bool] = False
     #: Whether layers above the first have backward weights of their own.
     backward_weights: bool = False
     #: Their learning rate, as a part of their layer's.
@@ -82,6 +90,8 @@ class ForwardPass:
 
 class StackRule(FeedforwardRule):
     """A rule that looks at all layers of an :class:`~continual_ep.networks.MLP` at once."""
+
+    kinds = ("mlp",)
 
     def output(self, network: LayerStack, x: Tensor) -> Tensor:
         """The readout ``(batch, n_L)``, tied to autograd."""

@@ -22,10 +22,9 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
-    checked_positive,
-    checked_tolerance,
     require_layers,
 )
+from continual_ep.options import option
 from continual_ep.relaxation import settle
 from continual_ep.relaxation.protocols import LayeredDynamics, SettlingNetwork
 
@@ -37,28 +36,18 @@ HOLOMORPHIC = ("tanh", "shifted-sigmoid", "identity")
 class HolomorphicEP(SecondPhaseRule):
     r"""Holomorphic equilibrium propagation, of an :class:`~continual_ep.networks.MRNN`.
 
-    :param beta: radius of the circle, in units of the force on the sample that errs most.
-    :param points: N, 2 or more.
-    :param free_steps: steps of the free phase.
-    :param nudged_steps: steps of each nudged phase.
-    :param tolerance: stop a phase when no unit changed by more than this in a step; default: never.
+    ``beta`` is in units of the force on the sample that errs most.
+
     :raises ConfigurationError: for an impossible value; with a network whose activation is not holomorphic.
     """
 
-    beta: float = 0.5
-    points: int = 4
-    free_steps: int = 30
-    nudged_steps: int = 10
-    tolerance: float | None = None
+    kinds = ("mrnn",)
 
-    def __post_init__(self) -> None:
-        if not 0 < self.beta < math.inf:
-            raise ConfigurationError(f"beta is {self.beta}; it must be positive and finite")
-        if type(self.points) is not int or self.points < 2:
-            raise ConfigurationError(f"points is {self.points!r}; it must be 2 or more")
-        checked_positive("free_steps", self.free_steps)
-        checked_positive("nudged_steps", self.nudged_steps)
-        checked_tolerance(self.tolerance)
+    beta: float = option(0.5, "radius of the circle of nudges", gt=0)
+    points: int = option(4, "nudges on the circle", ge=2)
+    free_steps: int = option(20, "of the free phase", ge=1)
+    nudged_steps: int = option(10, "of the nudged phases", ge=1)
+    tolerance: float | None = option(None, "stop a phase that moves less; null: never", gt=0)
 
     def check(self, network: SettlingNetwork) -> None:
         require_layers(self, network)

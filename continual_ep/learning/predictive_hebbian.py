@@ -15,7 +15,8 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.contrastive_hebbian import HeldOutput, target_of
-from continual_ep.learning.rule import FreePhase, SecondPhaseRule, checked_positive, require_layers
+from continual_ep.learning.rule import FreePhase, SecondPhaseRule, require_layers
+from continual_ep.options import option
 from continual_ep.relaxation import Settled, settle
 from continual_ep.relaxation.protocols import ClampedDynamics, SettlingNetwork
 
@@ -29,28 +30,26 @@ class PredictiveHebbian(SecondPhaseRule):
 
     The loss has to be :class:`~continual_ep.learning.SquaredError` on an output inside the dynamics.
 
-    :param free_steps: steps of the free phase.
-    :param clamped_steps: steps of the clamped phase, which starts at rest.
-    :param seen_steps: steps of the free phase from which its end is predicted.
-    :param fitted: the part of each batch on which the predictions are fitted; the rest is learned.
+    The clamped phase starts at rest. Predictions are fitted on the first part of each batch; the rest is
+    learned.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    free_steps: int = 60
-    clamped_steps: int = 60
-    seen_steps: int = 12
-    fitted: float = 0.5
-    tolerance: None = None
+    kinds = ("mrnn",)
+    needs_target = True
 
-    def __post_init__(self) -> None:
-        for name in ("free_steps", "clamped_steps", "seen_steps"):
-            checked_positive(name, getattr(self, name))
+    free_steps: int = option(60, "of the free phase", ge=1)
+    clamped_steps: int = option(60, "of the clamped phase", ge=1)
+    seen_steps: int = option(12, "from which the free state is predicted", ge=1)
+    fitted: float = option(0.5, "part of each batch on which predictions are fitted", gt=0, lt=1)
+    tolerance: None = option(None, "none: the path is what is predicted from")
+
+    def check_combination(self) -> None:
         if self.seen_steps >= self.free_steps:
             raise ConfigurationError(
                 f"seen_steps is {self.seen_steps}: nothing of {self.free_steps} free steps is left to predict"
             )
-        if not 0 < self.fitted < 1:
-            raise ConfigurationError(f"fitted is {self.fitted}; it must lie in (0, 1)")
 
     def check(self, network: SettlingNetwork) -> None:
         require_layers(self, network)

@@ -7,13 +7,14 @@ of the input. So any differentiable loss and any optimizer work, and with them a
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, DivergenceError
 from continual_ep.learning.losses import Nudging
+from continual_ep.options import Options
 from continual_ep.relaxation import Settled, settle
 from continual_ep.relaxation.products import tensor_cores
 from continual_ep.relaxation.protocols import ClampedDynamics, SettlingNetwork
@@ -33,20 +34,6 @@ class FreePhase:
     check_finite: bool = True
 
 
-def checked_positive(name: str, value: int) -> None:
-    """:raises ConfigurationError: unless ``value`` is a positive integer."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{name} is {value!r}; it must be an integer of 1 or more")
-
-
-def checked_tolerance(value: float | None) -> None:
-    """:raises ConfigurationError: unless ``value`` is None or positive."""
-    if value is not None and not value > 0:
-        raise ConfigurationError(
-            f"tolerance is {value!r}; it must be positive, or None for a fixed number of steps"
-        )
-
-
 def require_layers(rule: object, network: SettlingNetwork) -> None:
     """:raises ConfigurationError: for a network that is no stack of dense layers."""
     if not network.layered:
@@ -55,8 +42,16 @@ def require_layers(rule: object, network: SettlingNetwork) -> None:
         )
 
 
-class RecurrentRule(ABC):
-    """A learning rule of a recurrent network. Rules are immutable; all state is the network's."""
+class RecurrentRule(Options, ABC):
+    """A learning rule of a recurrent network. Rules are immutable; all state is the network's.
+
+    A subclass is a frozen dataclass whose fields are declared by :func:`~continual_ep.options.option`.
+    """
+
+    #: The kinds of network that it can train; the first is what ``network.kind: auto`` stands for.
+    kinds: ClassVar[tuple[str, ...]] = ("mrnn", "dendritic", "convolutional", "feedback-regulated")
+    #: Whether it has to know the output's target, and with it an output inside the dynamics.
+    needs_target: ClassVar[bool] = False
 
     free_steps: int
     tolerance: float | None
@@ -66,7 +61,7 @@ class RecurrentRule(ABC):
         """Whether its phases always do the same work, so that they can be recorded."""
         return False
 
-    def check(self, network: SettlingNetwork) -> None:  # noqa: B027 # most rules fit every network
+    def check(self, network: SettlingNetwork) -> None:  # most rules fit every network
         """:raises ConfigurationError: for a network that cannot learn by this rule."""
 
     @abstractmethod

@@ -14,15 +14,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError
 from continual_ep.learning.contrastive_hebbian import target_of
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
-    checked_positive,
-    checked_tolerance,
     require_layers,
 )
+from continual_ep.options import option
 from continual_ep.relaxation.protocols import LayeredDynamics, SettlingNetwork
 
 
@@ -30,17 +28,13 @@ from continual_ep.relaxation.protocols import LayeredDynamics, SettlingNetwork
 class DirectCostFeedback(SecondPhaseRule):
     """Direct cost feedback (DCF), of an :class:`~continual_ep.networks.MRNN`, under any loss.
 
-    :param free_steps: steps of the free phase.
-    :param tolerance: stop it when no unit changed by more than this in a step; default: never.
     :raises ConfigurationError: for an impossible value.
     """
 
-    free_steps: int = 30
-    tolerance: float | None = None
+    kinds = ("mrnn",)
 
-    def __post_init__(self) -> None:
-        checked_positive("free_steps", self.free_steps)
-        checked_tolerance(self.tolerance)
+    free_steps: int = option(20, "of the free phase", ge=1)
+    tolerance: float | None = option(None, "stop the phase when it moves less; null: never", gt=0)
 
     def check(self, network: SettlingNetwork) -> None:
         require_layers(self, network)
@@ -66,19 +60,15 @@ class NeuromodulatedEquilibriumLearning(DirectCostFeedback):
 
     The loss has to be :class:`~continual_ep.learning.SquaredError` on an output inside the dynamics.
 
-    :param free_steps: steps of the free phase.
-    :param tolerance: stop it when no unit changed by more than this in a step; default: never.
-    :param exploration: probability of choosing a class at random, by the outputs as logits, instead of the
-        strongest; drawn from torch's global generator, as dropout draws.
+    The strongest output is chosen, or, with the probability ``exploration``, one drawn by the outputs as
+    logits, from torch's global generator, as dropout draws.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    exploration: float = 0.2
+    needs_target = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.exploration <= 1:
-            raise ConfigurationError(f"exploration is {self.exploration}; it must lie in [0, 1]")
+    exploration: float = option(0.2, "probability of a class drawn at random", ge=0, le=1)
 
     def modulator(self, phase: FreePhase, output_gradient: Tensor) -> Tensor:
         target, weight = target_of(phase, output_gradient, "neuromodulated equilibrium learning")

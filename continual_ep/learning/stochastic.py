@@ -16,7 +16,7 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
-from continual_ep.learning.rule import checked_positive
+from continual_ep.options import option
 from continual_ep.relaxation import Nudge, Relaxation, Settled, settle
 from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.protocols import ClampedDynamics, Current, SettlingNetwork
@@ -29,15 +29,18 @@ PROBABILITIES = ("hard-sigmoid", "shifted-sigmoid")
 class StochasticEP(EquilibriumPropagation):
     """Equilibrium propagation between units that spike; all else is as there.
 
-    :param averaged_steps: steps at the end of each phase whose states are averaged, fewer than the phase has.
     :raises ConfigurationError: for an impossible value, or hidden activations outside of [0, 1].
     """
 
-    averaged_steps: int = 5
+    kinds = ("mrnn", "dendritic", "convolutional")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checked_positive("averaged_steps", self.averaged_steps)
+    nudged_steps: int = option(10, "of each nudged phase", ge=1)
+    averaged_steps: int = option(
+        5, "at the end of each phase, whose states are averaged; fewer than the phase has", ge=1
+    )
+
+    def check_combination(self) -> None:
+        super().check_combination()
         if self.averaged_steps >= min(self.free_steps, self.nudged_steps):
             raise ConfigurationError(
                 f"averaged_steps is {self.averaged_steps}; it must be less than the steps of each phase"

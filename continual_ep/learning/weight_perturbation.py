@@ -12,27 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError
 from continual_ep.learning.feedforward import ForwardPass, StackRule
-from continual_ep.learning.rule import checked_positive
+from continual_ep.options import option
 
 
 @dataclass(frozen=True)
 class WeightPerturbation(StackRule):
     r"""Weight perturbation, of an :class:`~continual_ep.networks.MLP`.
 
-    :param scale: :math:`\sigma` in units of :math:`1/\sqrt{n}`, with n the units that a layer listens to.
-    :param draws: perturbations tried on each batch, from torch's global generator, as dropout draws.
+    ``scale`` is :math:`\sigma` in units of :math:`1/\sqrt{n}`, with n the units that a layer listens to. The
+    perturbations are drawn from torch's global generator, as dropout draws.
+
     :raises ConfigurationError: for an impossible value.
     """
 
-    scale: float = 0.01
-    draws: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < float("inf"):
-            raise ConfigurationError(f"scale is {self.scale}; it must be positive and finite")
-        checked_positive("draws", self.draws)
+    scale: float = option(0.01, "of the perturbation, in units of one over the root of n", gt=0)
+    draws: int = option(1, "perturbations tried on each batch", ge=1)
 
     def gradients(
         self, forward: ForwardPass, output_gradient: Tensor

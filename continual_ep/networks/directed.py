@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, DivergenceError, InputError
 from continual_ep.learning.losses import Nudging, SquaredError
-from continual_ep.learning.rule import checked_positive
 from continual_ep.networks.layered import checked_values
 
 
@@ -87,11 +86,11 @@ class DirectedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         for name, count in (("inputs", inputs), ("outputs", outputs)):
-            checked_positive(name, count)
+            _check_positive(name, count)
         if type(hidden) is not int or hidden < 0:
             raise ConfigurationError(f"hidden is {hidden!r}; it must be 0 or more")
-        checked_positive("free_steps", free_steps)
-        checked_positive("teaching_steps", teaching_steps)
+        _check_positive("free_steps", free_steps)
+        _check_positive("teaching_steps", teaching_steps)
         if not 0 < dt <= 1:
             raise ConfigurationError(f"dt is {dt}; it must lie in (0, 1]")
         for name, value in (("beta", beta), ("spread", spread)):
@@ -252,6 +251,11 @@ class DirectedNetwork(nn.Module):
         return (
             f"{self.inputs} inputs, {self.hidden} hidden, {self.outputs} outputs, beta={self.beta}"
         )
+
+
+def _check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name} is {value!r}; it must be an integer of 1 or more")
 
 
 class _Settled(torch.autograd.Function):

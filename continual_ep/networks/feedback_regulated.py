@@ -113,6 +113,7 @@ class FeedbackRegulatedRNN(RecurrentNetwork):
             or EquilibriumPropagation(
                 0.1,
                 estimator="one-sided",
+                nudging="force",
                 update="postsynaptic",
                 corrected=True,
                 free_steps=10,

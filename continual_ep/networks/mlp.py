@@ -68,7 +68,7 @@ class MLP(LayeredNetwork):
         bias: bool = False,
         dropout: float = 0.0,
         dropout_rescale: str = "training",
-        gain: float | Sequence[float] = 1.0,
+        gain: float | Sequence[float] = 0.45,
         init: float | None = None,
         learning: FeedforwardRule | None = None,
         generator: torch.Generator | None = None,

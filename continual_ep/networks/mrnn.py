@@ -49,8 +49,8 @@ class MRNN(RecurrentModule, LayeredNetwork):
         ``"clipped-relu"``.
     :param learning: the learning rule; default
         :class:`~continual_ep.learning.EquilibriumPropagation`.
-    :param readout: ``"linear"`` (the output layer takes part in the dynamics, without activation),
-        ``"activated"`` (with it), or ``"softmax"`` (the last weights read logits from the settled last
+    :param readout: ``"activated"`` (the output layer takes part in the dynamics, with its activation),
+        ``"linear"`` (without), or ``"softmax"`` (the last weights read logits from the settled last
         hidden layer and send nothing back; for cross-entropy).
 
     Other arguments:
@@ -78,11 +78,11 @@ class MRNN(RecurrentModule, LayeredNetwork):
         *,
         activation: str = "hard-sigmoid",
         learning: RecurrentRule | None = None,
-        readout: str = "linear",
+        readout: str = "activated",
         bias: bool = False,
         feedback: str = "tied",
         feedback_scale: float | Sequence[float] = 1.0,
-        gain: float | Sequence[float] = 1.0,
+        gain: float | Sequence[float] = 0.45,
         relaxation: Relaxation | None = None,
         order: str | None = None,
         dt: float | TimeSteps | None = None,
