@@ -73,7 +73,7 @@ def plain(hidden: list[int], **options) -> Callable[[torch.Generator], nn.Module
         bias=True,
         generator=generator,
         learning=learning,
-        **options,
+        **{"gain": 1.0, **options},
     )
 
 
@@ -90,6 +90,7 @@ def fre(
     learning = EquilibriumPropagation(
         0.1,
         estimator="one-sided",
+        nudging="force",
         update="postsynaptic",
         free_steps=steps[0],
         nudged_steps=steps[1],
@@ -176,7 +177,7 @@ def settings() -> dict[str, Setting]:
         found[f"ep-strong{name}"] = Setting(plain([256], learning=rule), [0.1, 0.05], decay=0.9)
     # Weak feedback settles in 10 steps where full feedback wants 60 and more; corrected, it is as exact.
     soft = EquilibriumPropagation(
-        0.4, free_steps=10, nudged_steps=4, tolerance=1e-3, corrected=True
+        0.4, nudging="force", free_steps=10, nudged_steps=4, tolerance=1e-3, corrected=True
     )
     found["conv-ep"] = Setting(
         lambda generator: ConvolutionalRNN(

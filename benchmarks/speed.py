@@ -38,7 +38,9 @@ from continual_ep.streams import class_incremental
 
 STEPS, NUDGED, BATCH, BETA = 60, 12, 64, 0.1
 #: Half the steps, red-black: the same trajectory.
-RULE = EquilibriumPropagation(BETA, free_steps=STEPS // 2, nudged_steps=NUDGED // 2)
+RULE = EquilibriumPropagation(
+    BETA, nudging="force", free_steps=STEPS // 2, nudged_steps=NUDGED // 2
+)
 
 Result = dict[str, Any]
 Action = Callable[[], object]
@@ -116,12 +118,12 @@ def against_naive(network: Any) -> Result:
 
 def step_256(args: argparse.Namespace) -> Result:
     torch.manual_seed(0)
-    return against_naive(MRNN([784, 256, 10], gain=0.7, learning=RULE))
+    return against_naive(MRNN([784, 256, 10], readout="linear", gain=0.7, learning=RULE))
 
 
 def step_512(args: argparse.Namespace) -> Result:
     torch.manual_seed(0)
-    return against_naive(MRNN([784, 512, 512, 10], gain=0.7, learning=RULE))
+    return against_naive(MRNN([784, 512, 512, 10], readout="linear", gain=0.7, learning=RULE))
 
 
 def step_dendritic(args: argparse.Namespace) -> Result:
@@ -176,6 +178,7 @@ def step_tolerance(args: argparse.Namespace) -> Result:
         generator = torch.Generator().manual_seed(0)
         network = MRNN(
             [784, 512, 512, 10],
+            readout="linear",
             gain=0.7,
             feedback_scale=scale,
             learning=rule,
@@ -207,7 +210,7 @@ def gemms_alone(args: argparse.Namespace) -> Result:
     found: Result = {}
     for sizes in ([784, 256, 10], [784, 512, 512, 10], [784, 1024, 1024, 10]):
         torch.manual_seed(0)
-        network = MRNN(sizes, gain=0.7, learning=RULE)
+        network = MRNN(sizes, readout="linear", gain=0.7, learning=RULE)
         x, y = batch_of(784, 10)
         times = in_turn((lambda: gradients(network, x, y), 20), (products(network, x), 20))  # noqa: B023
         found["-".join(map(str, sizes))] = {
@@ -273,11 +276,14 @@ def to_97(args: argparse.Namespace) -> Result:
     Both with plain SGD at the best of their rates (a grid on held-out images); evaluated every 100 steps.
     """
     x, y, test_x, test_y = mnist(args.data)
-    quick = EquilibriumPropagation(BETA, free_steps=6, nudged_steps=3)
+    quick = EquilibriumPropagation(BETA, nudging="force", free_steps=6, nudged_steps=3)
     sizes = [784, 256, 10]
     learners: dict[str, tuple[Callable[[torch.Generator], Any], list[float]]] = {
-        "ep": (lambda g: MRNN(sizes, gain=0.7, learning=quick, generator=g), [0.5, 0.2]),
-        "backprop": (lambda g: MLP(sizes, activation="relu", generator=g), [0.5, 0.3]),
+        "ep": (
+            lambda g: MRNN(sizes, readout="linear", gain=0.7, learning=quick, generator=g),
+            [0.5, 0.2],
+        ),
+        "backprop": (lambda g: MLP(sizes, activation="relu", gain=1.0, generator=g), [0.5, 0.3]),
     }
     found: Result = {}
     for name, (make, rates) in learners.items():
@@ -447,7 +453,9 @@ def lower_bound(diary: Any, shapes: Sequence[tuple[int, ...]], seconds: float) -
 def ensemble_of(count: int, sizes: Sequence[int], device: str = "cpu") -> Ensemble:
     generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
     rule = replace(RULE, free_steps=12, nudged_steps=4)
-    members = [MRNN(sizes, gain=0.5, learning=rule, generator=g) for g in generators]
+    members = [
+        MRNN(sizes, readout="linear", gain=0.5, learning=rule, generator=g) for g in generators
+    ]
     return Ensemble(members).to(device)
 
 
@@ -481,7 +489,7 @@ def fewer_bits(args: argparse.Namespace) -> Result:
     """
     x, y, *_ = mnist(args.data)
     generator = torch.Generator().manual_seed(0)
-    network = MRNN([784, 256, 10], gain=0.7, learning=RULE, generator=generator)
+    network = MRNN([784, 256, 10], readout="linear", gain=0.7, learning=RULE, generator=generator)
     optimizer = torch.optim.SGD(network.parameter_groups([0.5, 0.2]), lr=0.1)
     for batch in torch.randperm(len(x), generator=generator).split(BATCH):
         optimizer.zero_grad()
@@ -528,7 +536,7 @@ def gpu(args: argparse.Namespace) -> Result:
         row: Result = {}
         for products in ("float32", "tf32", "bfloat16"):
             torch.manual_seed(0)
-            eager = MRNN(sizes, gain=0.5, learning=RULE).cuda()
+            eager = MRNN(sizes, readout="linear", gain=0.5, learning=RULE).cuda()
             eager.relaxation = replace(eager.relaxation, products=products)
             recorded = copy.deepcopy(eager)
             recorded.relaxation = replace(eager.relaxation, cuda_graphs=True)
@@ -569,11 +577,11 @@ def gpu(args: argparse.Namespace) -> Result:
 
 def growth(args: argparse.Namespace) -> Result:
     """What a step and a night cost as the work grows: ``[size, milliseconds, floating point operations]``."""
-    rule = EquilibriumPropagation(BETA, free_steps=10, nudged_steps=4)
+    rule = EquilibriumPropagation(BETA, nudging="force", free_steps=10, nudged_steps=4)
 
     def step(sizes: list[int], batch: int) -> list[float]:
         torch.manual_seed(0)
-        network = MRNN(sizes, gain=0.5, learning=rule)
+        network = MRNN(sizes, readout="linear", gain=0.5, learning=rule)
         x, y = batch_of(784, 10, batch)
         with FlopCounterMode(display=False) as counter:
             gradients(network, x, y)

@@ -22,22 +22,7 @@ REGISTRIES = (
 
 #: Keys by the name of an option, or of a class without ``sources``.
 SOURCES: dict[str, tuple[str, ...]] = {
-    "equilibrium-propagation": ("scellier2017", "laborieux2021"),
-    "bptt": ("ernoult2019",),
-    "contrastive-hebbian": ("xie2003",),
-    "equilibrium-gradient": ("pineda1987",),
-    "backprop": ("rumelhart1986",),
-    "holomorphic": ("laborieux2022",),
-    "continual": ("ernoult2020",),
-    "coupled": ("stern2021",),
-    "predictive-hebbian": ("luczak2022",),
-    "direct-cost-feedback": (),
-    "neuromodulated": (),
-    "stochastic": ("lin2025",),
-    "dendritic-localized": ("lv2025",),
-    "deep-feedback-control": ("meulemans2021",),
     "strong-feedback": ("meulemans2022",),
-    "weight-perturbation": (),
     "adaptation": ("kubo2022",),
     "read-noise": ("peters2025",),
     "flips": ("laydevant2021", "helwegen2019"),

@@ -205,11 +205,15 @@ def show_stream(
 
 
 @app.command()
-def options() -> None:
-    """List every option of a run, with defaults, as a Markdown table."""
+def options(
+    part: Annotated[
+        str | None, typer.Argument(help="Only those of stream, network, learning, ...")
+    ] = None,
+) -> None:
+    """List every option of a run, with defaults, as Markdown tables."""
     from continual_ep.experiments.reference import markdown_table
 
-    print(markdown_table())
+    print(markdown_table(part))
 
 
 @app.command(name="check-gradients")

@@ -279,7 +279,7 @@ def test_own_strategies_take_keywords_only_and_refuse_unknown_ones():
 
 def test_strategy_with_default_options_trains_by_published_nudging():
     strategy = EPStrategy(sizes=[4, 3, 2], evaluator=None)
-    assert strategy.model.learning.nudging == "loss"
+    assert strategy.model.learning.nudging == "auto"
     assert strategy.model.learning.estimator == "centered"
 
 

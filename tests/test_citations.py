@@ -13,6 +13,7 @@ from continual_ep.experiments.config import RunConfig, config_from
 from continual_ep.experiments.folder import opened_folder
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.networks import NETWORKS
+from continual_ep.options import plain_values
 
 
 def test_every_rule_and_network_has_its_papers():
@@ -72,7 +73,7 @@ def test_a_run_cites_what_it_uses(tmp_path: Path):
 
 
 def test_no_sleep_no_papers_on_sleep():
-    config = RunConfig(arms=["sequential"]).model_dump(mode="json")
+    config = plain_values(RunConfig(arms=["sequential"]))
     assert used_by(config) == ["avalanche", "equilibrium-propagation", "bptt"]
 
 

@@ -92,14 +92,11 @@ def test_flags(configured: Any) -> None:
         *"--learning bptt,backprop --epochs 3 --sleep tadros2022 --rehearsal 5".split(),
         *"--seeds 4:6 --workers 1 --threads 2 --out there --tensorboard".split(),
     )
-    assert config.stream.model_dump(include={"name", "experiences", "order_seed", "root"}) == {
-        "name": "mnist",
-        "experiences": 2,
-        "order_seed": 7,
-        "root": "here",
-    }
+    stream = config.stream
+    assert (stream.name, stream.experiences, stream.order_seed) == ("mnist", 2, 7)
+    assert stream.root == "here"
     assert config.stream.download and config.tensorboard
-    assert config.network.hidden == [30, 20]
+    assert config.network.options.hidden == [30, 20]
     assert [entry.rule for entry in config.learning] == ["bptt", "backprop"]
     assert config.training.epochs == 3
     assert config.sleep.preset == "tadros2022" and config.rehearsal.per_class == 5
@@ -121,8 +118,9 @@ def test_without_anything_it_is_the_demo(configured: Any) -> None:
 def test_every_option_can_be_set(configured: Any) -> None:
     demo = RunConfig()
     from continual_ep.experiments.config import flattened
+    from continual_ep.options import plain_values
 
-    flat = flattened(demo.model_dump(mode="json"))
+    flat = flattened(plain_values(demo))
     texts = [f"--set={key}={json.dumps(value)}" for key, value in flat.items()]
     assert configured(*texts) == demo
 
@@ -251,7 +249,7 @@ def test_flags_of_streams(configured: Any) -> None:
 
 def test_presets(configured: Any, command: Any) -> None:
     config = configured("--preset", "dendritic-ep-mnist", "--epochs", "1", "--experiences", "5")
-    assert config.network.kind == "dendritic" and config.network.dendrites.branches == 8
+    assert config.network.kind == "dendritic" and config.network.options.dendrites.branches == 8
     assert (config.training.epochs, config.stream.experiences) == (1, 5)
     wrong = command("run", "--preset", "dendritic")
     assert wrong.code == 2 and "dendritic-ep-mnist" in wrong.err

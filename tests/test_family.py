@@ -597,6 +597,7 @@ def test_skips_learn(options, teaching):
         estimator="one-sided",
         update="postsynaptic",
         corrected=True,
+        nudging="force",
         teaching=teaching,
         free_steps=40,
         nudged_steps=20,
@@ -646,7 +647,9 @@ def test_impossible_options_of_the_rule():
     [
         EquilibriumPropagation(nudging="loss"),
         EquilibriumPropagation(estimator="random-sign", update="postsynaptic"),
-        EquilibriumPropagation(adaptation_steps=2, corrected=True),
+        EquilibriumPropagation(
+            0.1, free_steps=30, nudging="force", adaptation_steps=2, corrected=True
+        ),
         BPTT(20, 5),
         EquilibriumGradient(),
         ContrastiveHebbian(adaptation_steps=2),
@@ -662,7 +665,8 @@ def test_choices_combine_freely(network, order, dt, rule):
         return
     options = {"order": order, "dt": dt, "learning": rule, "readout": "activated"}
     if network == "mrnn":
-        model = MRNN([12, 8, 6, 4], feedback_scale=0.5, generator=generator(), **options)
+        options |= {"feedback_scale": 0.5, "gain": 1.0}
+        model = MRNN([12, 8, 6, 4], generator=generator(), **options)
     else:
         feedback = "untied" if "untied" in network else "tied"
         model = DendriticRNN([12, 8, 6, 4], feedback=feedback, generator=generator(), **options)

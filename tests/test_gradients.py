@@ -144,7 +144,7 @@ def test_fast_engine_equals_the_reference(hidden, bias):
         batch(),
     )
     steps = {"free_steps": 30, "nudged_steps": 9}
-    rule = EquilibriumPropagation(0.1, **steps)
+    rule = EquilibriumPropagation(0.1, nudging="force", **steps)
     found = gradients(network, rule, SquaredError(), x, y)
     reference = reference_gradients(
         network, x, y, SquaredError(), beta=0.1, nudging="force", **steps
@@ -154,13 +154,26 @@ def test_fast_engine_equals_the_reference(hidden, bias):
 
 def test_red_black_gradient_equals_twice_as_many_synchronous_steps():
     network, (x, y) = make(2, activation="hard-sigmoid"), batch()
-    found = gradients(
-        network, EquilibriumPropagation(0.1, free_steps=40, nudged_steps=6), SquaredError(), x, y
-    )
+    rule = EquilibriumPropagation(0.1, free_steps=40, nudged_steps=6, nudging="force")
+    found = gradients(network, rule, SquaredError(), x, y)
     reference = reference_gradients(
         network, x, y, SquaredError(), beta=0.1, free_steps=80, nudged_steps=12, nudging="force"
     )
     assert relative_error(found, torch.cat([g.flatten() for g in reference])) < 1e-9
+
+
+def test_auto_nudging_is_the_loss_of_ours_and_the_force_of_others():
+    network, (x, y) = make(2), batch()
+    for criterion, nudging in (
+        (SquaredError(), "loss"),
+        (CrossEntropy(), "loss"),
+        (torch.nn.CrossEntropyLoss(), "force"),
+    ):
+        one, other = (
+            gradients(network, EquilibriumPropagation(0.2, nudging=n), criterion, x, y)
+            for n in ("auto", nudging)
+        )
+        assert torch.equal(one, other)
 
 
 def test_loss_nudging_reaches_the_reference_equilibria():
@@ -298,13 +311,13 @@ def test_exact_gradient_of_untied_feedback_equals_bptt():
 
 
 def test_check_gradients_reports_every_parameter_and_changes_nothing():
-    network, (x, y) = make(2, learning=converged(1e-3)), batch()
+    network, (x, y) = make(2, learning=converged(1e-3, nudging="force")), batch()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     report = check_gradients(network, x, y, SquaredError())
     assert [row.name for row in report.rows] == [name for name, _ in network.named_parameters()]
     assert report.worst.relative_error <= 1e-5
     assert min(row.cosine for row in report.rows) > 1 - 1e-9
-    assert network.learning == converged(1e-3)
+    assert network.learning == converged(1e-3, nudging="force")
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
     with pytest.raises(ConfigurationError, match="unknown"):

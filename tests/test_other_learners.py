@@ -301,7 +301,9 @@ def test_two_holomorphic_points_are_the_centred_estimator():
     network = settled(HolomorphicEP(0.3, 2, free_steps=100, nudged_steps=100))
     found, into = gradients(network, x, y), x.grad.clone()
     x.grad = None
-    network.learning = EquilibriumPropagation(0.3, free_steps=100, nudged_steps=100)
+    network.learning = EquilibriumPropagation(
+        0.3, nudging="force", free_steps=100, nudged_steps=100
+    )
     torch.testing.assert_close(found, gradients(network, x, y), rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(into, x.grad, rtol=1e-8, atol=1e-12)
 
@@ -321,7 +323,7 @@ def test_continual_changes_add_up_to_the_one_sided_estimate():
     network = settled(ContinualEP(0.1, rate=0.0, free_steps=100, nudged_steps=15))
     found = gradients(network, x, y)
     network.learning = EquilibriumPropagation(
-        0.1, estimator="one-sided", free_steps=100, nudged_steps=15
+        0.1, estimator="one-sided", nudging="force", free_steps=100, nudged_steps=15
     )
     torch.testing.assert_close(found, gradients(network, x, y), rtol=1e-8, atol=1e-12)
     before = copy.deepcopy(network.state_dict())

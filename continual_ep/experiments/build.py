@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,23 +11,12 @@ from avalanche.training.templates import SupervisedTemplate
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.cells import Cell
-from continual_ep.experiments.config import RunConfig, network_kind
+from continual_ep.experiments.config import LearningEntry, NetworkEntry, RunConfig
 from continual_ep.experiments.network_options import NetworkOptions
-from continual_ep.experiments.rule_options import LearningOptions
-from continual_ep.learning import LEARNING_RULES
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.networks import (
-    CNN,
-    MLP,
-    MRNN,
-    ConvolutionalRNN,
-    DendriticRNN,
-    FeedbackRegulatedRNN,
-    RecurrentModule,
-    RecurrentNetwork,
-)
+from continual_ep.networks import NETWORKS
+from continual_ep.options import plain_values
 from continual_ep.plugins import AwakeRehearsal, BatchFeed, Grapes, SleepReplay
-from continual_ep.relaxation import TimeSteps
 from continual_ep.seeding import generator_from
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
 from continual_ep.streams import (
@@ -64,7 +52,7 @@ def check_device(device: str) -> None:
 
 def build_stream(config: RunConfig) -> ContinualBenchmark:
     """The benchmark of a run; the same for all of its cells."""
-    options = config.stream.model_dump()
+    options = plain_values(config.stream)
     small, overlap, scenario = (options.pop(k) for k in ("online", "overlap", "scenario"))
     name, experiences, seed = (options.pop(k) for k in ("name", "experiences", "order_seed"))
     domains, angles = options.pop("domains"), options.pop("angles")
@@ -97,7 +85,7 @@ def build_plugins(config: RunConfig, cell: Cell, benchmark: ContinualBenchmark) 
     """Accuracy matrix, exemplars and sleep, as the arm asks."""
     plugins: dict[str, Any] = {"accuracy": AccuracyMatrix(benchmark.streams[config.evaluate])}
     if cell.rehearses and config.rehearsal is not None:
-        plugins["rehearsal"] = AwakeRehearsal(**config.rehearsal.model_dump(), seed=cell.seed)
+        plugins["rehearsal"] = AwakeRehearsal(**plain_values(config.rehearsal), seed=cell.seed)
     if cell.sleeps and config.sleep is not None:
         options = config.sleep
         plugins["sleep"] = SleepReplay(
@@ -114,13 +102,13 @@ def build_plugins(config: RunConfig, cell: Cell, benchmark: ContinualBenchmark) 
 
 
 def build_network(
-    network: NetworkOptions,
-    learning: LearningOptions,
+    network: NetworkEntry,
+    learning: LearningEntry,
     inputs: int,
     outputs: int,
     generator: torch.Generator,
     image_shape: tuple[int, ...] | None = None,
-) -> RecurrentNetwork | MRNN | MLP | CNN:
+) -> Any:
     """The network with its learning rule.
 
     :param inputs: values of one sample.
@@ -129,79 +117,16 @@ def build_network(
     :param image_shape: ``(h, w)`` or ``(c, h, w)``, for convolutions.
     :raises ConfigurationError: convolutions of what is no image.
     """
-    built = _network_as_wired(network, learning, inputs, outputs, generator, image_shape)
-    if isinstance(built, RecurrentModule):
-        # Set afterwards: they are about how the network settles, not about what it is.
-        chosen = network.model_dump(include={"products", "cuda_graphs"})
-        built.relaxation = replace(built.relaxation, **chosen)
-        if built.relaxation.cuda_graphs and not built.learning.supports_cuda_graphs:
-            raise ConfigurationError(
-                f"network.cuda_graphs records phases of fixed length: {learning.rule} with these options has "
-                "none (equilibrium-propagation without tolerance and adaptation has)"
-            )
-    return built
-
-
-def _network_as_wired(
-    network: NetworkOptions,
-    learning: LearningOptions,
-    inputs: int,
-    outputs: int,
-    generator: torch.Generator,
-    image_shape: tuple[int, ...] | None,
-) -> RecurrentNetwork | MRNN | MLP | CNN:
-    own = set(type(learning).model_fields) - {"rule", "label", "learning_rates"}
-    rule = LEARNING_RULES[learning.rule](**learning.model_dump(include=own))
-    sizes = [inputs, *network.hidden, outputs]
-    options = network.model_dump(include={"bias", "gain"})
-    if network_kind(learning, network) == "mlp":
-        options |= network.model_dump(include={"dropout", "dropout_rescale", "init"})
-        options["activation"] = network.activation or "relu"
-        options["readout"] = network.readout or "linear"
-        return MLP(sizes, learning=rule, generator=generator, **options)
-    if network_kind(learning, network) == "cnn":
-        if image_shape is None:
-            raise ConfigurationError("network.kind cnn needs images; these are features")
-        if network.readout not in (None, "linear"):
-            raise ConfigurationError("network.kind cnn reads out logits: readout linear")
-        if isinstance(network.gain, list):
-            raise ConfigurationError("network.kind cnn takes one gain")
-        own_options = network.convolutions.model_dump(exclude={"channels", "pool_size"})
-        if network.convolutions.pool_size != 2:
-            raise ConfigurationError("the pools of network.kind cnn have windows of 2")
-        return CNN(
-            image_shape,
-            network.convolutions.channels,
-            outputs,
-            hidden=network.hidden,
-            activation=network.activation or "relu",
-            gain=network.gain,
-            learning=rule,
-            generator=generator,
-            **own_options,
+    network = network.resolved(learning)
+    options: NetworkOptions = network.options
+    positional, keywords = options.arguments(inputs, outputs, image_shape)
+    kind: Any = NETWORKS[network.kind]
+    if getattr(options, "cuda_graphs", False) and not learning.options.supports_cuda_graphs:
+        raise ConfigurationError(
+            f"network.cuda_graphs records phases of fixed length: {learning.rule} with these options has "
+            "none (equilibrium-propagation without tolerance and adaptation has)"
         )
-    settling = network.model_dump(include={"feedback", "feedback_scale", "order", "dt"})
-    if network.time_steps is not None:
-        settling["dt"] = TimeSteps(**network.time_steps.model_dump())
-    settling["activation"] = network.activation or "hard-sigmoid"
-    settling["readout"] = network.readout or "activated"
-    settling |= {"learning": rule, "generator": generator}
-    if network_kind(learning, network) == "dendritic":
-        return DendriticRNN(sizes, **network.dendrites.model_dump(), **settling)
-    if network_kind(learning, network) == "convolutional":
-        if image_shape is None:
-            raise ConfigurationError("network.kind convolutional needs images; these are features")
-        settling |= {"gain": network.gain, "readout": network.readout or "softmax"}
-        convolutions: dict[str, Any] = network.convolutions.model_dump()
-        channels = convolutions.pop("channels")
-        return ConvolutionalRNN(image_shape, channels, outputs, **convolutions, **settling)
-    if network_kind(learning, network) == "feedback-regulated":
-        if network.readout not in (None, "softmax"):
-            raise ConfigurationError("network.kind feedback-regulated reads out by softmax")
-        del settling["readout"]
-        settling |= {"residuals": network.residuals, "random_links": network.random_links}
-        return FeedbackRegulatedRNN(sizes, **settling)
-    return MRNN(sizes, **options, **settling)
+    return kind(*positional, **keywords, learning=learning.options, generator=generator)
 
 
 def build_strategy(

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from continual_ep.experiments.config import WITHOUT_EFFECT, RunConfig, flattened, label_of
-from continual_ep.experiments.rule_options import LearningOptions
+from continual_ep.experiments.config import WITHOUT_EFFECT, LearningEntry, RunConfig, flattened
+from continual_ep.options import plain_values
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.pt"
@@ -21,14 +21,14 @@ class Cell(NamedTuple):
     """
 
     number: int
-    learning: LearningOptions
+    learning: LearningEntry
     arm: str
     seed: int
 
     @property
     def label(self) -> str:
         """The learning rule's name in tables."""
-        return label_of(self.learning)
+        return self.learning.name
 
     @property
     def sleeps(self) -> bool:
@@ -46,9 +46,9 @@ class Cell(NamedTuple):
 
     def settings(self, config: RunConfig) -> dict[str, Any]:
         """All that shapes this cell but its seed, flat and dotted: equal settings can be averaged."""
-        values = config.model_dump(mode="json")
+        values = plain_values(config)
         kept = {key: values[key] for key in ("stream", "network", "training", "evaluate")}
-        kept["learning"] = self.learning.model_dump(mode="json")
+        kept["learning"] = plain_values(self.learning)
         # One rate for all is what the training uses; where it was written does not matter.
         rates = kept["learning"].pop("learning_rates")
         if rates is not None:

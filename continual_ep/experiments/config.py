@@ -1,29 +1,31 @@
 """The configuration of a run: validated, written and read as YAML, compared key by key."""
 
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.experiments.network_options import NetworkOptions
-from continual_ep.experiments.option_types import Count, Options
 from continual_ep.experiments.options import (
     RehearsalOptions,
     SleepOptions,
     StreamOptions,
     TrainingOptions,
 )
-from continual_ep.experiments.rule_options import (
-    RULES,
-    BPTTOptions,
-    EquilibriumPropagationOptions,
-    LearningOptions,
+from continual_ep.options import (
+    Choice,
+    Options,
+    OptionsError,
+    option,
+    option_fields,
+    options_from,
+    plain_values,
 )
 
 Arm = Literal["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
@@ -44,124 +46,60 @@ WITHOUT_EFFECT = (
 )
 
 
-class RunConfig(Options):
-    """A run: every learning rule x every arm x every seed. The defaults are the demo."""
+@dataclass(frozen=True)
+class LearningEntry(Choice):
+    """A learning rule with its options."""
 
-    stream: StreamOptions = StreamOptions()
-    network: NetworkOptions = NetworkOptions()
-    learning: list[LearningOptions] = Field(
-        default=[EquilibriumPropagationOptions(), BPTTOptions()], min_length=1
+    key: ClassVar[str] = "rule"
+
+    rule: str = option(dataclasses.MISSING, "the learning rule")
+    label: str | None = option(
+        None,
+        "name in tables and folders; null: the rule's name",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._=+-]*$",
     )
-    training: TrainingOptions = TrainingOptions()
-    sleep: SleepOptions | None = SleepOptions()
-    rehearsal: RehearsalOptions | None = RehearsalOptions()
-    arms: list[Arm] = Field(default=list(ARMS), min_length=1, description="what is compared")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        default=[0, 1, 2],
-        min_length=1,
-        description="seeds of the runs: a list, or '0:3' for 0, 1, 2",
-    )
-    evaluate: Literal["test", "validation"] = Field(
-        default="test", description="data of the accuracies"
-    )
-    device: str = Field(default="cpu", description="cpu, cuda or cuda:N")
-    threads: Count = Field(default=1, description="threads of each worker")
-    workers: Count | Literal["auto"] = Field(
-        default="auto", description="processes; auto: one per core"
-    )
-    tensorboard: bool = Field(default=False, description="write TensorBoard events")
-    out: str | None = Field(
-        default=None, description="folder; null: runs/<stream>-<hash of the options>"
+    learning_rates: float | list[float] | None = option(
+        None, "instead of training.learning_rates", gt=0
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _arms_that_are_possible(cls, values: Any) -> Any:
-        """Switching sleep or rehearsal off removes their arms, unless arms are asked for by name."""
-        if isinstance(values, dict) and "arms" not in values:
-            off = [name for name in ("sleep", "rehearsal") if values.get(name, name) is None]
-            values = {**values, "arms": [a for a in ARMS if not any(o in a for o in off)]}
-        return values
+    def choices(cls) -> Mapping[str, type[Options]]:
+        from continual_ep.learning import LEARNING_RULES
 
-    @field_validator("learning", mode="before")
+        return LEARNING_RULES
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and folders."""
+        return self.label or self.rule
+
+
+@dataclass(frozen=True)
+class NetworkEntry(Choice):
+    """A kind of network with its options."""
+
+    key: ClassVar[str] = "kind"
+
+    kind: str = option("auto", "auto: mlp for feed-forward rules, else mrnn")
+
     @classmethod
-    def _learning(cls, value: Any) -> Any:
-        return [_rule_options(entry) for entry in (value if isinstance(value, list) else [value])]
+    def choices(cls) -> Mapping[str, type[Options]]:
+        from continual_ep.experiments.network_options import NETWORK_OPTIONS
 
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _seeds(cls, value: Any) -> Any:
-        return seeds_from(value)
+        return NETWORK_OPTIONS
 
-    @field_validator("device")
-    @classmethod
-    def _device(cls, device: str) -> str:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-            raise ValueError("allowed: cpu, cuda, cuda:N")
-        return device
+    def resolved(self, learning: LearningEntry) -> "NetworkEntry":
+        """The network of a learning rule: what "auto" stands for, any other as it is.
 
-    @field_validator("seeds", "arms")
-    @classmethod
-    def _once(cls, values: list[Any]) -> list[Any]:
-        twice = sorted({str(value) for value in values if values.count(value) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} given more than once")
-        return values
-
-    @model_validator(mode="after")
-    def _fits(self) -> "RunConfig":
-        for group in ("sleep", "rehearsal"):
-            arms = [arm for arm in self.arms if group in arm]
-            if arms and getattr(self, group) is None:
-                raise ValueError(f"arm {arms[0]!r} needs the group {group}, which is null")
-        labels = [label_of(learning) for learning in self.learning]
-        if len(set(labels)) < len(labels):
-            raise ValueError("learning: two entries have the same name; give each its own label")
-        if self.stream.online is not None and self.training.epochs != 1:
-            raise ValueError(
-                f"stream.online is one pass, but training.epochs is {self.training.epochs}: set it to 1"
-            )
-        if self.evaluate == "validation" and not self.stream.validation:
-            raise ValueError("evaluate is validation, but stream.validation is 0: hold out a part")
-        for learning in self.learning:
-            _check_rule_fits_network(learning, self.network)
-            rates = learning.learning_rates or self.training.learning_rates
-            layers = 1 + self.network.depth
-            if isinstance(rates, list) and len(rates) != layers:
-                raise ValueError(
-                    f"{len(rates)} learning_rates for {layers} synapse layers: give one, or {layers}"
-                )
-        return self
-
-    def to_yaml(self) -> str:
-        """The resolved configuration: every key with its value."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-    def identity(self) -> dict[str, Any]:
-        """Every key that can change a number, flat and dotted."""
-        flat = flattened(self.model_dump(mode="json"))
-        return {key: value for key, value in flat.items() if key not in WITHOUT_EFFECT}
-
-    def digest(self) -> str:
-        """Eight hexadecimal digits that name the identity."""
-        canonical = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
-
-    def folder(self) -> Path:
-        """Where the run is kept: the same options, the same folder."""
-        if self.out is not None:
-            return Path(self.out)
-        return Path("runs") / f"{self.stream.title}-{self.digest()}"
-
-
-def label_of(learning: LearningOptions) -> str:
-    """The name of a learning entry in tables and folders."""
-    return learning.label or learning.rule
-
-
-def network_kind(learning: LearningOptions, network: NetworkOptions) -> str:
-    """``"mrnn"``, ``"dendritic"``, ``"convolutional"``, ``"mlp"``, ..."""
-    return learning.kinds[0] if network.kind == "auto" else network.kind
+        :raises OptionsError: for options that the kind does not take.
+        """
+        if self.kind != "auto":
+            return self
+        kind = learning.options.kinds[0]
+        names = [field.name for field in option_fields(self.chosen(kind))]
+        given = {name: getattr(self.options, name, None) for name in names}
+        options = {name: value for name, value in given.items() if value is not None}
+        return NetworkEntry(kind, options=options)
 
 
 def seeds_from(value: Any) -> Any:
@@ -180,35 +118,137 @@ def seeds_from(value: Any) -> Any:
     if len(numbers) == 1:
         return numbers
     if len(numbers) != 2 or numbers[0] >= numbers[1]:
-        raise ValueError(f"{value!r} are no seeds; give a list, one number, or first:end like 0:3")
+        raise ValueError(f"give a list, one number, or first:end like 0:3 (given: {value!r})")
     return list(range(*numbers))
 
 
-def _rule_options(entry: Any) -> Any:
-    name = entry if isinstance(entry, str) else None
-    if isinstance(entry, dict):
-        name = entry.get("rule")
-    if name is None:
-        if isinstance(entry, dict):
-            raise ValueError(f"an entry has no rule; choose one of {', '.join(RULES)}")
-        return entry
-    if name not in RULES:
-        raise ValueError(f"rule {name!r} is unknown; choose one of {', '.join(RULES)}")
-    return {"rule": name} if isinstance(entry, str) else entry
+def device_from(value: Any) -> Any:
+    """The name of a device as it is.
+
+    :raises ValueError: for any other text.
+    """
+    if isinstance(value, str) and not re.fullmatch(r"cpu|cuda(:\d+)?", value):
+        raise ValueError(f"must be cpu, cuda or cuda:N (given: {value!r})")
+    return value
 
 
-def _check_rule_fits_network(learning: LearningOptions, network: NetworkOptions) -> None:
-    kind = network_kind(learning, network)
-    if kind not in learning.kinds:
-        raise ValueError(
-            f"network.kind is {kind}, but {learning.rule} needs {learning.kinds[0]}: set it, or use auto"
-        )
-    if kind != "mlp" and network.readout == "straight-through":
-        raise ValueError("network.readout straight-through is for an mlp; use linear or activated")
-    if kind not in ("mlp", "cnn") and network.activation == "relu":
-        raise ValueError("network.activation relu is for an mlp; an mrnn needs a bounded one")
-    if learning.needs_target and network.readout == "softmax":
-        raise ValueError(f"{learning.rule} knows the output's target: no softmax readout")
+def _demo_learning() -> list[LearningEntry]:
+    return [LearningEntry("equilibrium-propagation"), LearningEntry("bptt")]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+@dataclass(frozen=True)
+class RunConfig(Options):
+    """A run: every learning rule x every arm x every seed. The defaults are the demo."""
+
+    stream: StreamOptions = option(StreamOptions, "what is learned, and when")
+    network: NetworkEntry = option(NetworkEntry, "what is wired to what")
+    learning: list[LearningEntry] = option(
+        _demo_learning, "learning rules that are compared", convert=_as_list, min_length=1
+    )
+    training: TrainingOptions = option(TrainingOptions, "how the awake network is trained")
+    sleep: SleepOptions | None = option(SleepOptions, "sleep replay; null: none")
+    rehearsal: RehearsalOptions | None = option(RehearsalOptions, "exemplars; null: none")
+    arms: list[Arm] = option(lambda: list(ARMS), "what is compared", min_length=1)
+    seeds: list[int] = option(
+        lambda: [0, 1, 2],
+        "seeds of the runs: a list, or '0:3' for 0, 1, 2",
+        convert=seeds_from,
+        ge=0,
+        min_length=1,
+    )
+    evaluate: Literal["test", "validation"] = option("test", "data of the accuracies")
+    device: str = option("cpu", "cpu, cuda or cuda:N", convert=device_from)
+    threads: int = option(1, "threads of each worker", ge=1)
+    workers: int | Literal["auto"] = option("auto", "processes; auto: one per core", ge=1)
+    tensorboard: bool = option(False, "write TensorBoard events")
+    out: str | None = option(None, "folder; null: runs/<stream>-<hash of the options>")
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Switching sleep or rehearsal off removes their arms, unless arms are asked for by name."""
+        if "arms" in values:
+            return values
+        off = [name for name in ("sleep", "rehearsal") if values.get(name, name) is None]
+        return {**values, "arms": [a for a in ARMS if not any(o in a for o in off)]}
+
+    def check_combination(self) -> None:
+        for name in ("seeds", "arms"):
+            given = getattr(self, name)
+            twice = sorted({str(value) for value in given if given.count(value) > 1})
+            if twice:
+                raise ConfigurationError(f"{name}: {', '.join(twice)} given more than once")
+        for group in ("sleep", "rehearsal"):
+            arms = [arm for arm in self.arms if group in arm]
+            if arms and getattr(self, group) is None:
+                raise ConfigurationError(f"arm {arms[0]!r} needs the group {group}, which is null")
+        names = [learning.name for learning in self.learning]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(
+                "learning: two entries have the same name; give each its own label"
+            )
+        if self.stream.online is not None and self.training.epochs != 1:
+            raise ConfigurationError(
+                f"stream.online is one pass, but training.epochs is {self.training.epochs}: set it to 1"
+            )
+        if self.evaluate == "validation" and not self.stream.validation:
+            raise ConfigurationError(
+                "evaluate is validation, but stream.validation is 0: hold out a part"
+            )
+        for learning in self.learning:
+            self._check_learning(learning)
+
+    def _check_learning(self, learning: LearningEntry) -> None:
+        """Refuse a rule that cannot train the network."""
+        rule = learning.options
+        network = _located("network", self.network.resolved, learning)
+        if network.kind not in rule.kinds:
+            raise ConfigurationError(
+                f"network.kind is {network.kind}, but {learning.rule} needs {rule.kinds[0]}: set it, "
+                "or use auto"
+            )
+        if rule.needs_target and network.options.readout == "softmax":
+            raise ConfigurationError(
+                f"{learning.rule} knows the output's target: no softmax readout"
+            )
+        rates = learning.learning_rates or self.training.learning_rates
+        layers = 1 + network.options.depth
+        if isinstance(rates, list) and len(rates) != layers:
+            raise ConfigurationError(
+                f"{len(rates)} learning_rates for {layers} synapse layers: give one, or {layers}"
+            )
+
+    def to_yaml(self) -> str:
+        """The resolved configuration: every key with its value."""
+        return yaml.safe_dump(plain_values(self), sort_keys=False, allow_unicode=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Every key that can change a number, flat and dotted."""
+        flat = flattened(plain_values(self))
+        return {key: value for key, value in flat.items() if key not in WITHOUT_EFFECT}
+
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name the identity."""
+        canonical = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    def folder(self) -> Path:
+        """Where the run is kept: the same options, the same folder."""
+        if self.out is not None:
+            return Path(self.out)
+        return Path("runs") / f"{self.stream.title}-{self.digest()}"
+
+
+def _located(place: str, make: Any, *arguments: Any) -> Any:
+    """What ``make`` returns; its objections are said to be about ``place``."""
+    try:
+        return make(*arguments)
+    except OptionsError as error:
+        problems = [(f"{place}.{name}".rstrip("."), text) for name, text in error.problems]
+        raise OptionsError("RunConfig", problems) from None
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -232,37 +272,16 @@ def config_from(values: Any, source: str = "the configuration") -> RunConfig:
     :raises ConfigurationError: names each key that is wrong and what is allowed.
     """
     if not isinstance(values, dict):
+        names = ", ".join(field.name for field in option_fields(RunConfig))
         raise ConfigurationError(
-            f"{source} holds a {type(values).__name__}; it must map the keys "
-            f"{', '.join(RunConfig.model_fields)}"
+            f"{source} holds a {type(values).__name__}; it must map the keys {names}"
         )
     try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        # Of a union, pydantic tells each branch's objection; one line is enough.
-        problems = "\n".join(f"  {text}" for text in _problems(error.errors()))
+        return options_from(RunConfig, values)
+    except OptionsError as error:
+        lines = [f"{name}: {text}" if name else text for name, text in error.problems]
+        problems = "\n".join(f"  {line}" for line in lines)
         raise ConfigurationError(f"{source} cannot work:\n{problems}") from None
-
-
-def _problems(details: Sequence[Any]) -> list[str]:
-    """One line for each key that is wrong."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for detail in details:
-        # Of unions, pydantic also names the branch it tried, such as "list[constrained-int]".
-        branches = {*RULES, "int", "float", "str", "bool"}
-        parts = [str(part) for part in detail["loc"] if part not in branches]
-        place = ".".join(part for part in parts if re.fullmatch(r"\w+", part))
-        given = detail["input"]
-        shown = "" if isinstance(given, dict | Options) else f" (given: {given!r})"
-        message = detail["msg"].removeprefix("Value error, ")
-        messages = found.setdefault((place, shown), [])
-        shorter = message.removeprefix("Input should be ") if messages else message
-        if shorter not in messages:
-            messages.append(shorter)
-    return [
-        f"{place}: {', or '.join(messages)}{shown}" if place else ", or ".join(messages)
-        for (place, shown), messages in found.items()
-    ]
 
 
 def read_yaml(path: Path) -> Any:

@@ -15,6 +15,7 @@ from continual_ep.atomic_files import write_json, write_text
 from continual_ep.citations import citation, used_by
 from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.experiments.config import RunConfig, config_from, read_yaml
+from continual_ep.options import plain_values
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
@@ -49,7 +50,7 @@ def opened_folder(config: RunConfig) -> Iterator[Path]:
         if not (folder / CONFIG).exists():
             write_text(folder / CONFIG, config.to_yaml())
         if not (folder / CITATIONS).exists():
-            used = used_by(config.model_dump(mode="json"))
+            used = used_by(plain_values(config))
             write_text(folder / CITATIONS, citation(*used))
         yield folder
 
@@ -80,7 +81,13 @@ def _check_same(config: RunConfig, folder: Path) -> None:
             f"{folder / CONFIG} is empty, so the folder belongs to no run; nothing was changed. Choose "
             "another --out, or an empty folder"
         )
-    recorded = config_from(values, str(folder / CONFIG)).identity()
+    try:
+        recorded = config_from(values, str(folder / CONFIG)).identity()
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"the folder {folder} belongs to another version of continual-ep: {error}\nNothing was "
+            "changed. Choose another --out"
+        ) from None
     current = config.identity()
     keys = sorted(
         key for key in recorded.keys() | current.keys() if recorded.get(key) != current.get(key)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, warnings_to
 from continual_ep.experiments.build import build_network, build_stream
-from continual_ep.experiments.config import RunConfig, label_of
+from continual_ep.experiments.config import RunConfig
 from continual_ep.gradient_check import GradientReport, check_gradients
 from continual_ep.networks import RecurrentModule
 from continual_ep.seeding import generator_from
@@ -41,7 +41,7 @@ def check_configured(
             criterion = make_loss(config.training.loss, network.readout)
             report = check_gradients(network.double(), x, y, criterion, reference=reference)
             against = reference if isinstance(network, RecurrentModule) else "backprop"
-            show_report(report, f"{label_of(learning)} against {against}", console)
+            show_report(report, f"{learning.name} against {against}", console)
             reports.append(report)
     return reports
 

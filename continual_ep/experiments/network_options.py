@@ -1,176 +1,251 @@
-"""The options of a network: its layers, how it settles, what is wired to what. Nothing here imports torch."""
+"""The options of each kind of network, and the network that they make."""
 
-from typing import Annotated, Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from continual_ep.errors import ConfigurationError
+from continual_ep.options import Options, option, option_fields
+from continual_ep.relaxation import Relaxation, TimeSteps
 
-from continual_ep.experiments.option_types import (
-    Count,
-    Fraction,
-    NotNegative,
-    Options,
-    Rate,
-    Share,
-)
-
-
-class TimeStepOptions(Options):
-    """One time step for each unit, drawn once."""
-
-    distribution: Literal["uniform", "normal", "log-normal", "gamma", "inverse-gamma"] = Field(
-        default="log-normal", description="of the time steps"
-    )
-    mean: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="of the time steps")
-    spread: Rate = Field(default=0.3, description="coefficient of variation")
-    smallest: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.01, description="cut below")
-    same_mean: bool = Field(
-        default=True, description="rescale each layer to the mean after cutting"
-    )
+HiddenActivation = Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "clipped-relu"]
+FeedforwardActivation = Literal["relu", "hard-sigmoid", "shifted-sigmoid", "tanh", "clipped-relu"]
+FanIn = Annotated[int, ("ge", 1)] | Annotated[float, ("gt", 0), ("le", 1)]
 
 
-class DendriteOptions(Options):
-    """Dendritic branches."""
+@dataclass(frozen=True)
+class NetworkOptions(Options, ABC):
+    """What a network of some kind is made of."""
 
-    branches: Count = Field(default=8, description="basal branches of each unit")
-    fan_in: Count | Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.5, description="synapses of a branch: a share of the units below, or a number"
-    )
-    apical: Count = Field(default=2, description="apical branches, where feedback is not tied")
-    apical_fan_in: Count | Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="synapses of an apical branch; null: as fan_in"
-    )
-    cables: bool = Field(default=False, description="learn the weights from branches to soma")
-    gain: Rate | list[Rate] = Field(
-        default=1.0, description="scale of the initial weights; one, or per layer"
-    )
-    bias: bool = Field(default=True, description="give branches biases, as published")
-    sampling: Literal["random", "soma-field", "branch-field"] = Field(
-        default="random", description="which inputs a branch of the first layer gets"
-    )
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Layers between input and output."""
 
+    def keywords(self) -> dict[str, Any]:
+        """Keyword arguments of the network's class; groups within are laid flat."""
+        values: dict[str, Any] = {}
+        for field in option_fields(type(self)):
+            value = getattr(self, field.name)
+            if isinstance(value, Options) and not isinstance(value, TimeSteps):
+                values |= {f.name: getattr(value, f.name) for f in option_fields(type(value))}
+            else:
+                values[field.name] = value
+        return values
 
-class ConvolutionOptions(Options):
-    """Convolutional layers."""
+    @abstractmethod
+    def arguments(
+        self, inputs: int, outputs: int, image_shape: tuple[int, ...] | None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments of the network's class, but for learning rule and generator.
 
-    channels: list[Count] = Field(default=[32, 64], description="of each layer", min_length=1)
-    kernel: Count | list[Count] = Field(default=5, description="side in pixels; one, or per layer")
-    padding: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = Field(
-        default=0, description="zeros on each side; one, or per layer"
-    )
-    pool: Literal["max", "average", "soft", "none"] = Field(
-        default="max", description="after each convolution"
-    )
-    pool_size: Count = Field(default=2, description="side of its windows")
-    bias: bool = Field(default=True, description="give channels and readout biases")
+        :param inputs: values of one sample; :param outputs: classes of the whole stream.
+        :param image_shape: ``(h, w)`` or ``(c, h, w)``; None for what is no image.
+        :raises ConfigurationError: convolutions of what is no image.
+        """
 
 
-class NetworkOptions(Options):
-    """What is wired to what."""
+@dataclass(frozen=True)
+class DenseOptions(NetworkOptions):
+    """What all networks have whose hidden layers are dense."""
 
-    kind: Literal[
-        "auto", "mrnn", "dendritic", "convolutional", "feedback-regulated", "mlp", "cnn"
-    ] = Field(default="auto", description="auto: mlp for feed-forward rules, else mrnn")
-    residuals: bool = Field(
-        default=False, description="symmetric skips of three layers; feedback-regulated only"
-    )
-    random_links: Share = Field(
-        default=0.0, description="probability of further connections; feedback-regulated only"
-    )
-    dendrites: DendriteOptions = DendriteOptions()
-    convolutions: ConvolutionOptions = ConvolutionOptions()
-    hidden: list[Count] = Field(
-        default=[100], description="units of the hidden layers; not of kind convolutional"
-    )
-    activation: (
-        Literal["hard-sigmoid", "shifted-sigmoid", "tanh", "clipped-relu", "relu"] | None
-    ) = Field(
-        default=None, description="of the hidden layers; null: hard-sigmoid (mrnn) or relu (mlp)"
-    )
-    readout: Literal["linear", "activated", "softmax", "straight-through"] | None = Field(
-        default=None,
-        description="null: activated (mrnn) or linear (mlp); straight-through: mlp only",
-    )
-    bias: bool = Field(default=False, description="give every layer biases")
-    gain: Rate | list[Rate] = Field(
-        default=0.45,
-        description="scale of the initial weights; one, or per layer; not of dendrites",
-    )
-    feedback: Literal["tied", "untied", "random", "none"] = Field(
-        default="tied", description="weights back down; none: not of an mrnn; not of an mlp"
-    )
-    feedback_scale: NotNegative | list[NotNegative] = Field(
-        default=1.0, description="in front of what comes back; one, or per layer; not of an mlp"
-    )
-    order: Literal["red-black", "synchronous", "sweep"] = Field(
-        default="red-black", description="order of updates; not of an mlp"
-    )
-    dt: float = Field(
-        default=1.0, gt=0, le=1, description="time step, 1 = discrete map; not of an mlp"
-    )
-    time_steps: TimeStepOptions | None = Field(
-        default=None, description="one time step for each unit instead of dt; null: dt"
-    )
-    products: Literal["float32", "tf32", "bfloat16"] = Field(
-        default="float32", description="bits of products while settling; not of an mlp"
-    )
-    cuda_graphs: bool = Field(
-        default=False, description="record the phases of a step (CUDA graphs); not of an mlp"
-    )
-    dropout: Fraction = Field(
-        default=0.0, description="probability of silencing a hidden unit; mlp only"
-    )
-    dropout_rescale: Literal["training", "evaluation"] = Field(
-        default="training",
-        description="training: as torch; evaluation: the original dropout; mlp only",
-    )
-    init: Rate | None = Field(
-        default=None, description="draw weights from U(-init, init); mlp only"
-    )
+    hidden: list[int] = option(lambda: [100], "units of the hidden layers", ge=1)
 
     @property
     def depth(self) -> int:
-        """Layers between input and output."""
-        if self.kind == "convolutional":
-            return len(self.convolutions.channels)
-        extra = len(self.convolutions.channels) if self.kind == "cnn" else 0
-        return extra + len(self.hidden)
+        return len(self.hidden)
 
-    @model_validator(mode="after")
-    def _fits_kind(self) -> "NetworkOptions":
-        settling = (
-            *("feedback", "feedback_scale", "order", "dt", "time_steps"),
-            *("products", "cuda_graphs"),
-        )
-        forward = ("dropout", "dropout_rescale", "init")
-        own = {
-            "dendrites": "dendritic",
-            "convolutions": "convolutional",
-            "residuals": "feedback-regulated",
-            "random_links": "feedback-regulated",
-        }
-        foreign = {
-            "mlp": {**dict.fromkeys(settling, "mrnn"), **own},
-            "mrnn": {**dict.fromkeys(forward, "mlp"), **own},
-            "dendritic": {**dict.fromkeys(forward, "mlp"), "gain": "mrnn", "bias": "mrnn"},
-            "cnn": {**dict.fromkeys((*settling, *forward), "mrnn"), **own, "bias": "mrnn"},
-            "convolutional": {**dict.fromkeys(forward, "mlp"), "hidden": "mrnn", "bias": "mrnn"},
-            "feedback-regulated": {
-                **dict.fromkeys((*forward, "bias", "gain"), "mrnn"),
-                "bias": "mrnn",
-            },
-        }
-        foreign["cnn"].pop("convolutions")
-        for kind in set(own.values()):
-            foreign[kind] |= {key: word for key, word in own.items() if word != kind}
-        for name, other in foreign.get(self.kind, {}).items():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is an option of kind {other}, not of kind {self.kind}")
+    def arguments(
+        self, inputs: int, outputs: int, image_shape: tuple[int, ...] | None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        keywords = self.keywords()
+        return [[inputs, *keywords.pop("hidden"), outputs]], keywords
+
+
+@dataclass(frozen=True)
+class SettlingOptions(Relaxation, NetworkOptions):
+    """What all networks have that settle."""
+
+    activation: HiddenActivation = option("hard-sigmoid", "of the hidden layers")
+    readout: Literal["linear", "activated", "softmax"] = option(
+        "activated", "softmax: logits outside of the dynamics, for cross-entropy"
+    )
+    feedback: Literal["tied", "untied", "random", "none"] = option("tied", "weights back down")
+    feedback_scale: float = option(1.0, "in front of what comes back", ge=0)
+    time_steps: TimeSteps | None = option(
+        None, "one time step for each unit instead of dt; null: dt"
+    )
+
+    def check_combination(self) -> None:
         if self.time_steps is not None and self.dt != 1.0:
-            raise ValueError("give either dt or time_steps")
-        if self.feedback == "none" and self.kind not in own.values():
-            raise ValueError(f"feedback none is not for kind {self.kind}; use feedback_scale 0")
-        if self.kind in own.values() and isinstance(self.feedback_scale, list):
-            raise ValueError(f"kind {self.kind} takes one feedback_scale")
-        if self.kind == "convolutional" and isinstance(self.gain, list):
-            raise ValueError("kind convolutional takes one gain")
-        return self
+            raise ConfigurationError("give either dt or time_steps")
+
+    def keywords(self) -> dict[str, Any]:
+        values = super().keywords()
+        settling = Relaxation(**{f.name: values.pop(f.name) for f in option_fields(Relaxation)})
+        time_steps = values.pop("time_steps")
+        drawn = {} if time_steps is None else {"dt": time_steps}
+        return {**values, **drawn, "relaxation": settling}
+
+
+@dataclass(frozen=True)
+class MRNNOptions(SettlingOptions, DenseOptions):
+    """A multilayer recurrent network."""
+
+    bias: bool = option(False, "give every layer biases")
+    gain: float | list[float] = option(
+        0.45, "scale of the initial weights; one, or per layer", gt=0
+    )
+    feedback: Literal["tied", "untied", "random"] = option("tied", "weights back down")
+    feedback_scale: float | list[float] = option(  # type: ignore[assignment]
+        1.0, "in front of what comes back; one, or per layer", ge=0
+    )
+
+
+@dataclass(frozen=True)
+class DendriteOptions(Options):
+    """Dendritic branches."""
+
+    branches: int = option(8, "basal branches of each unit", ge=1)
+    fan_in: FanIn = option(0.5, "synapses of a branch: a share of the units below, or a number")
+    apical: int = option(2, "apical branches, where feedback is not tied", ge=1)
+    apical_fan_in: FanIn | None = option(None, "synapses of an apical branch; null: as fan_in")
+    cables: bool = option(False, "learn the weights from branches to soma")
+    gain: float | list[float] = option(1.0, "scale of the initial weights; one, or per layer", gt=0)
+    bias: bool = option(True, "give branches biases, as published")
+    sampling: Literal["random", "soma-field", "branch-field"] = option(
+        "random", "which inputs a branch of the first layer gets"
+    )
+
+
+@dataclass(frozen=True)
+class DendriticOptions(SettlingOptions, DenseOptions):
+    """A recurrent network with dendrites."""
+
+    dendrites: DendriteOptions = option(DendriteOptions, "dendritic branches")
+
+
+@dataclass(frozen=True)
+class KernelOptions(Options):
+    """Convolutional layers of a feed-forward network."""
+
+    channels: list[int] = option(lambda: [32, 64], "of each layer", ge=1, min_length=1)
+    kernel: int | list[int] = option(5, "side in pixels; one, or per layer", ge=1)
+    padding: int | list[int] = option(0, "zeros on each side; one, or per layer", ge=0)
+    pool: Literal["max", "average", "none"] = option("max", "after each convolution, 2 by 2")
+    bias: bool = option(True, "give channels and units biases")
+
+
+@dataclass(frozen=True)
+class ConvolutionOptions(KernelOptions):
+    """Convolutional layers of a recurrent network."""
+
+    pool: Literal["max", "average", "soft", "none"] = option("max", "after each convolution")  # type: ignore[assignment]
+    pool_size: int = option(2, "side of its windows", ge=1)
+
+
+@dataclass(frozen=True)
+class ConvolutionalOptions(SettlingOptions):
+    """A convolutional recurrent network."""
+
+    convolutions: ConvolutionOptions = option(ConvolutionOptions, "convolutional layers")
+    readout: Literal["linear", "activated", "softmax"] = option(
+        "softmax", "softmax: logits outside of the dynamics, for cross-entropy"
+    )
+    gain: float = option(0.45, "scale of the initial weights", gt=0)
+
+    @property
+    def depth(self) -> int:
+        return len(self.convolutions.channels)
+
+    def arguments(
+        self, inputs: int, outputs: int, image_shape: tuple[int, ...] | None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        keywords = self.keywords()
+        shape = _needed("convolutional", image_shape)
+        return [shape, keywords.pop("channels"), outputs], keywords
+
+
+@dataclass(frozen=True)
+class FeedbackRegulatedOptions(SettlingOptions, DenseOptions):
+    """A chain with scaled feedback and skips (FRE-RNN)."""
+
+    residuals: bool = option(False, "symmetric skips of three layers")
+    random_links: float = option(0.0, "probability of further connections", ge=0, le=1)
+    activation: HiddenActivation = option("tanh", "of the hidden layers")
+    readout: Literal["softmax"] = option("softmax", "logits outside of the dynamics")
+    feedback_scale: float = option(0.01, "in front of what comes back", ge=0)
+    order: Literal["red-black", "synchronous", "sweep"] = option("synchronous", "order of updates")
+
+    def keywords(self) -> dict[str, Any]:
+        return {name: v for name, v in super().keywords().items() if name != "readout"}
+
+
+@dataclass(frozen=True)
+class MLPOptions(DenseOptions):
+    """A multilayer perceptron."""
+
+    activation: FeedforwardActivation = option("relu", "of the hidden layers")
+    readout: Literal["linear", "activated", "straight-through", "softmax"] = option(
+        "linear", "straight-through: activated, learning as if linear; softmax: logits"
+    )
+    bias: bool = option(False, "give every layer biases")
+    gain: float | list[float] = option(
+        0.45, "scale of the initial weights; one, or per layer", gt=0
+    )
+    dropout: float = option(0.0, "probability of silencing a hidden unit", ge=0, lt=1)
+    dropout_rescale: Literal["training", "evaluation"] = option(
+        "training", "training: as torch; evaluation: the original dropout"
+    )
+    init: float | None = option(None, "draw weights from U(-init, init)", gt=0)
+
+
+@dataclass(frozen=True)
+class CNNOptions(DenseOptions):
+    """Feed-forward convolutions and dense layers."""
+
+    convolutions: KernelOptions = option(KernelOptions, "convolutional layers")
+    activation: FeedforwardActivation = option("relu", "of the hidden layers")
+    readout: Literal["linear"] = option("linear", "logits")
+    gain: float = option(0.45, "scale of the initial weights", gt=0)
+
+    @property
+    def depth(self) -> int:
+        return len(self.convolutions.channels) + len(self.hidden)
+
+    def arguments(
+        self, inputs: int, outputs: int, image_shape: tuple[int, ...] | None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        keywords = self.keywords()
+        del keywords["readout"]
+        return [_needed("cnn", image_shape), keywords.pop("channels"), outputs], keywords
+
+
+@dataclass(frozen=True)
+class AutoOptions(MRNNOptions, MLPOptions):
+    """An mlp for feed-forward rules and an mrnn for others; each takes the options that it has."""
+
+    activation: FeedforwardActivation | None = option(  # type: ignore[assignment]
+        None, "of the hidden layers; null: hard-sigmoid (mrnn) or relu (mlp)"
+    )
+    readout: Literal["linear", "activated", "straight-through", "softmax"] | None = option(  # type: ignore[assignment]
+        None, "null: activated (mrnn) or linear (mlp)"
+    )
+
+
+def _needed(kind: str, image_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    if image_shape is None:
+        raise ConfigurationError(f"network.kind {kind} needs images; these are features")
+    return image_shape
+
+
+#: By kind; a line here and one in ``continual_ep.networks.NETWORKS`` make a kind known.
+NETWORK_OPTIONS: dict[str, type[NetworkOptions]] = {
+    "auto": AutoOptions,
+    "mrnn": MRNNOptions,
+    "dendritic": DendriticOptions,
+    "convolutional": ConvolutionalOptions,
+    "feedback-regulated": FeedbackRegulatedOptions,
+    "mlp": MLPOptions,
+    "cnn": CNNOptions,
+}

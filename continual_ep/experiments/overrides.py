@@ -62,7 +62,7 @@ def learning_entries(values: dict[str, Any]) -> list[Any]:
     """The learning entries as a list of groups; those of the demo when there are none."""
     entries = values.get("learning")
     if entries is None:
-        return [entry.model_dump(mode="json") for entry in RunConfig().learning]
+        return [{"rule": entry.rule} for entry in RunConfig().learning]
     entries = entries if isinstance(entries, list) else [entries]
     return [{"rule": entry} if isinstance(entry, str) else entry for entry in entries]
 

@@ -1,15 +1,15 @@
-"""All options with their values, defaults and meaning, made from the models themselves."""
+"""All options with their values, defaults and meaning, made from the groups themselves."""
 
+import dataclasses
+import inspect
 import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from pydantic.fields import FieldInfo
-
+from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.config import RunConfig
-from continual_ep.experiments.option_types import Options
-from continual_ep.experiments.rule_options import RULES, RuleOptions
+from continual_ep.options import Choice, Options, group_of, option_fields, plain_values
 
 
 class Option(NamedTuple):
@@ -21,55 +21,75 @@ class Option(NamedTuple):
     meaning: str
 
 
+class Section(NamedTuple):
+    """The options of one thing that is configured, such as a learning rule."""
+
+    title: str
+    meaning: str
+    options: list[Option]
+
+
+def sections() -> Iterator[Section]:
+    """Every key of a configuration; what belongs to a rule or a kind of network stands there alone."""
+    rest: list[Option] = []
+    hints = get_type_hints(RunConfig, include_extras=True)
+    for field in option_fields(RunConfig):
+        group = group_of(hints[field.name])
+        # An entry of a list of groups is numbered, as in --set learning.0.beta=0.1.
+        prefix = f"{field.name}.N." if get_origin(hints[field.name]) is list else f"{field.name}."
+        if group is None:
+            rest.append(_option("", field, hints[field.name]))
+            continue
+        yield Section(field.name, field.metadata["help"], list(_options(group, prefix)))
+        if issubclass(group, Choice):
+            for name, options in group.choices().items():
+                title = f"{field.name}, {group.key}: {name}"
+                yield Section(title, _meaning(options), list(_options(options, prefix)))
+    yield Section("the run", "what is run, and where", rest)
+
+
 def all_options() -> Iterator[Option]:
-    """Every key of a configuration, group by group; the rules' own under ``learning.N``."""
-    demo = RunConfig()
-    for name, field in RunConfig.model_fields.items():
-        value = getattr(demo, name)
-        if name == "learning":
-            yield from _rules()
-        elif isinstance(value, Options):
-            yield from _group(type(value), f"{name}.")
+    """Every option of every section."""
+    for section in sections():
+        yield from section.options
+
+
+def _options(group: type[Options], prefix: str) -> Iterator[Option]:
+    hints = get_type_hints(group, include_extras=True)
+    for field in option_fields(group):
+        nested = group_of(hints[field.name])
+        option = _option(prefix, field, hints[field.name])
+        if nested is None and issubclass(group, Choice) and field.name == group.key:
+            yield option._replace(values=", ".join(group.choices()), default=_names(group, field))
+        elif nested is None:
+            yield option
         else:
-            yield _option(name, field)
+            if type(None) in get_args(hints[field.name]):
+                yield option._replace(values="the keys below, or null")
+            yield from _options(nested, f"{prefix}{field.name}.")
 
 
-def _group(model: type[Options], prefix: str) -> Iterator[Option]:
-    for name, field in model.model_fields.items():
-        group = next((a for a in get_args(field.annotation) if _is_group(a)), None)
-        if isinstance(field.default, Options):
-            yield from _group(type(field.default), f"{prefix}{name}.")
-        elif group is not None:
-            yield _option(prefix + name, field)._replace(values="the keys below, or null")
-            yield from _group(group, f"{prefix}{name}.")
-        else:
-            yield _option(prefix + name, field)
+def _names(group: type[Choice], field: dataclasses.Field[Any]) -> str:
+    """The default of a choice; where there is none, the names of the demo."""
+    if field.default is not dataclasses.MISSING:
+        return json.dumps(field.default)
+    entries = (getattr(RunConfig(), f.name) for f in option_fields(RunConfig))
+    demo = next(e for e in entries if isinstance(e, list) and isinstance(e[0], group))
+    return ", ".join(getattr(entry, group.key) for entry in demo)
 
 
-def _is_group(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Options)
+def _meaning(group: type[Options]) -> str:
+    """The first line of the docstring without the markup of references."""
+    line = (inspect.getdoc(group) or "").partition("\n")[0]
+    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", line).replace("``", "`")
 
 
-def _rules() -> Iterator[Option]:
-    demo = ", ".join(entry.rule for entry in RunConfig().learning)
-    meaning = "the learning rule of entry N; a name alone stands for an entry with defaults"
-    yield Option("learning.N.rule", _either(RULES), demo, meaning)
-    yield from _group(RuleOptions, "learning.N.")
-    for rule, model in RULES.items():
-        for name, field in model.model_fields.items():
-            if name not in RuleOptions.model_fields and name != "rule":
-                option = _option(f"learning.N.{name}", field)
-                meaning = f"{rule}: {option.meaning}".removesuffix(": ")
-                yield option._replace(meaning=meaning)
-
-
-def _option(name: str, field: FieldInfo) -> Option:
-    default = json.dumps(field.get_default(call_default_factory=True))
-    return Option(name, _values(field.annotation), default, field.description or "")
-
-
-def _either(words: Any) -> str:
-    return ", ".join(str(word) for word in words)
+def _option(prefix: str, field: dataclasses.Field[Any], annotation: Any) -> Option:
+    made = field.default_factory
+    default = field.default if made is dataclasses.MISSING else made()
+    default = None if default is dataclasses.MISSING else plain_values(default)
+    help = field.metadata["help"]
+    return Option(prefix + field.name, _values(annotation), json.dumps(default), help)
 
 
 def _values(annotation: Any) -> str:
@@ -77,22 +97,36 @@ def _values(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _values(arguments[0])
-    if origin is list:
+    if origin in (list, tuple):
         return f"list of {_values(arguments[0])}"
     if origin is dict:
         return "keys and values"
-    if arguments and re.search(r"Literal", str(origin)):
-        return _either(arguments)
+    if origin is Literal:
+        return ", ".join(str(word) for word in arguments)
     if origin is Union or arguments:
         return " or ".join(_values(part) for part in arguments)
     names = {int: "integer", float: "number", str: "text", bool: "true, false", type(None): "null"}
     return names.get(annotation, str(annotation))
 
 
-def markdown_table() -> str:
-    """The table of the documentation."""
-    lines = ["| option | values | default | meaning |", "|---|---|---|---|"]
-    for option in all_options():
+def markdown_table(part: str | None = None) -> str:
+    """The tables of the documentation.
+
+    :param part: only sections whose title begins with this, such as ``"learning"``.
+    :raises ConfigurationError: when there is no such section.
+    """
+    chosen = [s for s in sections() if part is None or s.title.startswith(part)]
+    if not chosen:
+        names = [field.name for field in option_fields(RunConfig)]
+        raise ConfigurationError(f"no options begin with {part!r}; try one of {', '.join(names)}")
+    return "\n\n".join(_table(section) for section in chosen)
+
+
+def _table(section: Section) -> str:
+    lines = [f"**{section.title}**: {section.meaning}"]
+    if section.options:
+        lines += ["", "| option | values | default | meaning |", "|---|---|---|---|"]
+    for option in section.options:
         cells = (f"`{option.name}`", option.values, f"`{option.default}`", option.meaning)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

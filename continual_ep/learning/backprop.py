@@ -10,6 +10,8 @@ from continual_ep.learning.feedforward import FeedforwardRule, StackRule
 class Backprop(FeedforwardRule):
     """Back-propagation by autograd: a feed-forward network needs nothing else."""
 
+    sources = ("rumelhart1986",)
+
 
 def rule_for_layers(network: str, rule: FeedforwardRule | None) -> FeedforwardRule:
     """The rule of a network whose layers learn one by one; by default back-propagation.

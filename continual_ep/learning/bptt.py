@@ -26,6 +26,8 @@ class BPTT(RecurrentRule):
     :raises ConfigurationError: for an impossible value.
     """
 
+    sources = ("ernoult2019",)
+
     free_steps: int = option(20, "of the free phase", ge=1)
     backward_steps: int | None = option(None, "steps differentiated; null: all", ge=1)
     tolerance: float | None = option(None, "stop a phase that moves less; null: never", gt=0)

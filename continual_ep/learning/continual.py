@@ -37,6 +37,7 @@ class ContinualEP(SecondPhaseRule):
     """
 
     kinds = ("mrnn",)
+    sources = ("ernoult2020",)
 
     beta: float = option(0.1, "strength of the nudge", gt=0)
     rate: float = option(0.001, "of the changes within the phase", ge=0)

@@ -43,6 +43,7 @@ class ContrastiveHebbian(SecondPhaseRule):
     """
 
     needs_target = True
+    sources = ("xie2003",)
 
     free_steps: int = option(30, "of the free phase", ge=1)
     clamped_steps: int = option(20, "of the clamped phase", ge=1)

@@ -20,6 +20,8 @@ class CoupledLearning(ContrastiveHebbian):
     :raises ConfigurationError: for an impossible value.
     """
 
+    sources = ("stern2021",)
+
     amplitude: float = option(
         0.1, "how far of the way to its target the output is clamped", gt=0, le=1
     )

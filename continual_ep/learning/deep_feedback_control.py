@@ -42,6 +42,7 @@ class DeepFeedbackControl(StackRule):
     """
 
     backward_weights = True
+    sources = ("meulemans2021",)
 
     nudge: float = option(0.1, "how far the target is from the output, in gradient steps", gt=0)
     leak: float = option(0.001, "of the controller", ge=0)

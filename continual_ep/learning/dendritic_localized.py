@@ -43,6 +43,7 @@ class DendriticLocalizedLearning(FeedforwardRule):
     """
 
     backward_weights = True
+    sources = ("lv2025",)
 
     backward_learning: Literal["fixed", "paper", "opposite", "kolen-pollack"] = option(
         "paper", "how backward weights learn; opposite: as in the public code"

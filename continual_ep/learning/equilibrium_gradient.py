@@ -33,6 +33,8 @@ class EquilibriumGradient(SecondPhaseRule):
     :raises ConfigurationError: for an impossible value.
     """
 
+    sources = ("pineda1987",)
+
     free_steps: int = option(200, "at most, of the free phase", ge=1)
     adjoint_steps: int = option(200, "at most, of the adjoint's relaxation", ge=1)
     tolerance: float | None = option(1e-6, "stop a phase that moves less; null: never", gt=0)

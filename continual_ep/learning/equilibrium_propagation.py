@@ -11,7 +11,7 @@ Source: Scellier and Bengio 2017 (doi:10.3389/fncom.2017.00024); centred estimat
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ class EquilibriumPropagation(SecondPhaseRule):
     Networks with untied feedback have no energy. There the Hebbian products of the two nudged states
     change forward and feedback weights alike (Kolen and Pollack; "same update" in arXiv:2006.03824).
     """
+
+    sources: ClassVar[tuple[str, ...]] = ("scellier2017", "laborieux2021")
 
     beta: float | tuple[float, ...] = option(0.2, "strength of the nudge", gt=0, min_length=1)
     estimator: Literal["centered", "one-sided", "random-sign"] = option(

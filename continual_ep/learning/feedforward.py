@@ -28,6 +28,8 @@ class FeedforwardRule(Options):
     kinds: ClassVar[tuple[str, ...]] = ("mlp", "cnn")
     #: Whether it has to know the output's target.
     needs_target: ClassVar[bool] = False
+    #: Its papers, by their keys in ``citations.bib``.
+    sources: ClassVar[tuple[str, ...]] = ()
     #: Whether layers above the first have backward weights of their own.
     backward_weights: bool = False
     #: Their learning rate, as a part of their layer's.

@@ -42,6 +42,7 @@ class HolomorphicEP(SecondPhaseRule):
     """
 
     kinds = ("mrnn",)
+    sources = ("laborieux2022",)
 
     beta: float = option(0.5, "radius of the circle of nudges", gt=0)
     points: int = option(4, "nudges on the circle", ge=2)

@@ -38,6 +38,7 @@ class PredictiveHebbian(SecondPhaseRule):
 
     kinds = ("mrnn",)
     needs_target = True
+    sources = ("luczak2022",)
 
     free_steps: int = option(60, "of the free phase", ge=1)
     clamped_steps: int = option(60, "of the clamped phase", ge=1)

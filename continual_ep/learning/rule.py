@@ -52,6 +52,8 @@ class RecurrentRule(Options, ABC):
     kinds: ClassVar[tuple[str, ...]] = ("mrnn", "dendritic", "convolutional", "feedback-regulated")
     #: Whether it has to know the output's target, and with it an output inside the dynamics.
     needs_target: ClassVar[bool] = False
+    #: Its papers, by their keys in ``citations.bib``.
+    sources: ClassVar[tuple[str, ...]] = ()
 
     free_steps: int
     tolerance: float | None

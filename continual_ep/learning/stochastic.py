@@ -33,6 +33,7 @@ class StochasticEP(EquilibriumPropagation):
     """
 
     kinds = ("mrnn", "dendritic", "convolutional")
+    sources = ("lin2025",)
 
     nudged_steps: int = option(10, "of each nudged phase", ge=1)
     averaged_steps: int = option(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from continual_ep.errors import ConfigurationError, DivergenceError, WarnOnce
 from continual_ep.learning.cuda_graphs import CHECK_RECORDED_EVERY, CudaGraphs
 from continual_ep.learning.rule import RecurrentRule
+from continual_ep.options import options_from
 from continual_ep.relaxation import Relaxation, Settled, TimeSteps, settle
 from continual_ep.relaxation.activations import Activation
 
@@ -253,9 +254,8 @@ def relaxation_from(
     """
     number = None if isinstance(dt, TimeSteps) else dt
     if relaxation is None:
-        return Relaxation(
-            default_order if order is None else order, 1.0 if number is None else number
-        )
+        values = {"order": order or default_order, "dt": 1.0 if number is None else number}
+        return options_from(Relaxation, values)
     if order is not None or number is not None:
         raise ConfigurationError(
             "order and dt are part of the relaxation: give either these or relaxation, e.g. "

@@ -10,14 +10,15 @@ the Euler step of the leaky rate dynamics; the fixed points are the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError, DivergenceError
+from continual_ep.errors import DivergenceError
+from continual_ep.options import Options, option
 from continual_ep.relaxation.orders import Groups, update_groups
-from continual_ep.relaxation.products import PRODUCTS, tensor_cores
+from continual_ep.relaxation.products import tensor_cores
 from continual_ep.relaxation.protocols import Clamped, Current, Nudge
 
 #: Steps between two tests of the tolerance: each test costs a copy and, on a GPU, a synchronisation.
@@ -25,33 +26,22 @@ CHECK_EVERY = 4
 
 
 @dataclass(frozen=True)
-class Relaxation:
+class Relaxation(Options):
     """How a network settles.
 
-    :param order: ``"synchronous"``, ``"red-black"`` or ``"sweep"``, see :mod:`.orders`.
-    :param dt: the Euler step in units of the membrane time constant, in (0, 1]; 1 is the discrete map.
-    :param products: ``"float32"``, or fewer bits in the products while the network settles, the sums and the
-        states being float32: ``"tf32"`` or ``"bfloat16"``. See :mod:`.products`.
-    :param cuda_graphs: record the free phase and the second phase once as CUDA graphs and replay them, see
-        :mod:`continual_ep.learning.cuda_graphs`.
+    ``dt`` is in units of the membrane time constant. For the orders see :mod:`.orders`, for products in fewer
+    bits, whose sums and states are float32, :mod:`.products`, for CUDA graphs
+    :mod:`continual_ep.learning.cuda_graphs`.
+
     :raises ConfigurationError: for an unknown choice or a ``dt`` outside (0, 1].
     """
 
-    order: str = "red-black"
-    dt: float = 1.0
-    products: str = "float32"
-    cuda_graphs: bool = False
-
-    def __post_init__(self) -> None:
-        update_groups(self.order, 1)
-        if self.products not in PRODUCTS:
-            raise ConfigurationError(
-                f"products {self.products!r} is unknown; choose one of {', '.join(PRODUCTS)}"
-            )
-        if not 0.0 < self.dt <= 1.0:
-            raise ConfigurationError(
-                f"dt is {self.dt}; it must lie in (0, 1], 1 being the discrete map"
-            )
+    order: Literal["red-black", "synchronous", "sweep"] = option("red-black", "order of updates")
+    dt: float = option(1.0, "time step, 1 = discrete map", gt=0, le=1)
+    products: Literal["float32", "tf32", "bfloat16"] = option(
+        "float32", "bits of products while settling"
+    )
+    cuda_graphs: bool = option(False, "record the phases of a step (CUDA graphs)")
 
 
 @dataclass

@@ -8,48 +8,38 @@ of which the distributions' parameters are not public; these are ours.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
-
-DISTRIBUTIONS = ("uniform", "normal", "log-normal", "gamma", "inverse-gamma")
+from continual_ep.options import Options, option
 
 
 @dataclass(frozen=True)
-class TimeSteps:
+class TimeSteps(Options):
     r"""A distribution of time steps.
 
-    :param distribution: ``"uniform"``, ``"normal"``, ``"log-normal"``, ``"gamma"`` or ``"inverse-gamma"``
-        (time constants :math:`1/dt` are gamma-distributed).
-    :param mean: of the time steps, in (0, 1).
-    :param spread: coefficient of variation, standard deviation by mean, above 0; of the time constants for
-        ``"inverse-gamma"``.
-    :param smallest: time steps are cut at this and at 1.
-    :param same_mean: after cutting, rescale so that each layer's mean is ``mean`` again, so that it can be
-        compared with one time step of that size.
+    ``spread`` is the standard deviation by the mean; for ``"inverse-gamma"`` that of the time constants
+    :math:`1/dt`, which are gamma-distributed. Steps are cut at ``smallest`` and at 1; ``same_mean`` then
+    makes each layer comparable with one time step of that size.
+
     :raises ConfigurationError: for values that cannot work.
     """
 
-    distribution: str = "log-normal"
-    mean: float = 0.5
-    spread: float = 0.3
-    smallest: float = 0.01
-    same_mean: bool = True
+    distribution: Literal["uniform", "normal", "log-normal", "gamma", "inverse-gamma"] = option(
+        "log-normal", "of the time steps"
+    )
+    mean: float = option(0.5, "of the time steps", gt=0, lt=1)
+    spread: float = option(0.3, "coefficient of variation", gt=0)
+    smallest: float = option(0.01, "cut below; less than the mean", gt=0, lt=1)
+    same_mean: bool = option(True, "rescale each layer to the mean after cutting")
 
-    def __post_init__(self) -> None:
-        if self.distribution not in DISTRIBUTIONS:
+    def check_combination(self) -> None:
+        if self.smallest >= self.mean:
             raise ConfigurationError(
-                f"distribution {self.distribution!r} is unknown; choose one of {DISTRIBUTIONS}"
-            )
-        if not 0 < self.mean < 1:
-            raise ConfigurationError(f"the mean time step is {self.mean}; it must lie in (0, 1)")
-        if not 0 < self.spread < math.inf:
-            raise ConfigurationError(f"the spread is {self.spread}; it must be positive and finite")
-        if not 0 < self.smallest < self.mean:
-            raise ConfigurationError(
-                f"the smallest time step is {self.smallest}; it must lie in (0, mean={self.mean})"
+                f"smallest is {self.smallest}; it must lie below the mean time step, {self.mean}"
             )
 
     def drawn(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
