@@ -256,7 +256,8 @@ def _converted(owner: type, field: dataclasses.Field[Any], hint: Any, value: Any
     except (ValueError, ConfigurationError) as error:
         raise OptionsError(owner.__name__, [(field.name, str(error))]) from None
     nested = group_of(hint)
-    if nested is not None and isinstance(value, Mapping | str):
+    named = isinstance(value, str) and nested is not None and issubclass(nested, Choice)
+    if nested is not None and (named or isinstance(value, Mapping)):
         return _nested(owner, field.name, nested, value)
     if get_origin(hint) is list and isinstance(value, list) and group_of(get_args(hint)[0]):
         value = _groups(owner, field.name, get_args(hint)[0], value)

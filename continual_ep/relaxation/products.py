@@ -13,9 +13,6 @@ from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
 
-#: Bits of the products of states and weights: 23, 10 or 7 behind the point.
-PRODUCTS = ("float32", "tf32", "bfloat16")
-
 
 class Multiplication(NamedTuple):
     """How to multiply.

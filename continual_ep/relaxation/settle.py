@@ -39,7 +39,7 @@ class Relaxation(Options):
     order: Literal["red-black", "synchronous", "sweep"] = option("red-black", "order of updates")
     dt: float = option(1.0, "time step, 1 = discrete map", gt=0, le=1)
     products: Literal["float32", "tf32", "bfloat16"] = option(
-        "float32", "bits of products while settling"
+        "float32", "bits of products while settling: 23, 10 or 7 behind the point"
     )
     cuda_graphs: bool = option(False, "record the phases of a step (CUDA graphs)")
 
