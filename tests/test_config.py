@@ -101,6 +101,10 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ),
         ({"learning": {"beta": 0.1}}, ["learning.0", "rule is missing", "equilibrium-propagation"]),
         ({"learning": []}, ["learning", "at least 1"]),
+        (
+            {"learning": {"rule": "equilibrium-propagation", "beta": [0.1, 0.2]}},
+            ["learning.0.beta", "give one number"],
+        ),
         ({"learning": ["bptt", "bptt"]}, ["label"]),
         ({"arms": ["nap"]}, ["arms.0", "'sequential'", "'rehearsal+sleep'"]),
         ({"arms": ["sleep"], "sleep": None}, ["'sleep'", "null"]),

@@ -68,6 +68,12 @@ class LearningEntry(Choice):
 
         return LEARNING_RULES
 
+    def check_combination(self) -> None:
+        for field in option_fields(type(self.options)):
+            if isinstance(getattr(self.options, field.name), tuple):
+                text = "give one number; a list is for the members of an Ensemble, in Python"
+                raise OptionsError("LearningEntry", [(field.name, text)])
+
     @property
     def name(self) -> str:
         """What it is called in tables and folders."""

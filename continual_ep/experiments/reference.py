@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from continual_ep.errors import ConfigurationError
@@ -42,10 +42,21 @@ def sections() -> Iterator[Section]:
             continue
         yield Section(field.name, field.metadata["help"], list(_options(group, prefix)))
         if issubclass(group, Choice):
-            for name, options in group.choices().items():
-                title = f"{field.name}, {group.key}: {name}"
-                yield Section(title, _meaning(options), list(_options(options, prefix)))
+            yield from _choices(group, field.name, prefix)
     yield Section("the run", "what is run, and where", rest)
+
+
+def _choices(group: type[Choice], place: str, prefix: str) -> Iterator[Section]:
+    """A section for each choice; one that extends another lists what it adds or changes."""
+    choices = group.choices()
+    for name, options in choices.items():
+        extended = {n: c for n, c in choices.items() if c is not options and issubclass(options, c)}
+        known = [field for base in extended.values() for field in option_fields(base)]
+        meaning = _meaning(options)
+        if extended:
+            meaning += f" Also the options of {' and '.join(extended)}."
+        title = f"{place}, {group.key}: {name}"
+        yield Section(title, meaning, list(_options(options, prefix, known)))
 
 
 def all_options() -> Iterator[Option]:
@@ -54,9 +65,13 @@ def all_options() -> Iterator[Option]:
         yield from section.options
 
 
-def _options(group: type[Options], prefix: str) -> Iterator[Option]:
+def _options(
+    group: type[Options], prefix: str, known: Sequence[dataclasses.Field[Any]] = ()
+) -> Iterator[Option]:
     hints = get_type_hints(group, include_extras=True)
     for field in option_fields(group):
+        if field in known:
+            continue
         nested = group_of(hints[field.name])
         option = _option(prefix, field, hints[field.name])
         if nested is None and issubclass(group, Choice) and field.name == group.key:
