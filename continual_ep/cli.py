@@ -75,14 +75,13 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each experience.")] = None,
     sleep: Annotated[
-        str | None, typer.Option(help="Preset of the sleep (calibrated, tadros2022, ...), or off.")
-    ] = None,
-    rehearsal: Annotated[
-        str | None, typer.Option(help="Exemplars of each class replayed awake, or off.")
+        str | None, typer.Option(help="Preset of the sleep: calibrated, tadros2022, ...")
     ] = None,
     arms: Annotated[
         str | None,
-        typer.Option(help="Of sequential, sleep, rehearsal, rehearsal+sleep; with commas."),
+        typer.Option(
+            help="What is compared: mechanisms joined by +, e.g. sequential,sleep,ewc:100+sleep."
+        ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="0:3 for 0, 1, 2; or 0,4,7.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
@@ -112,6 +111,7 @@ def run(
         "network.kind": network,
         "network.hidden": _numbers(hidden, "--hidden"),
         "training.epochs": epochs,
+        "sleep.preset": sleep,
         "arms": arms if arms is None else arms.split(","),
         "seeds": seeds if seeds is None or ":" in seeds else _numbers(seeds, "--seeds"),
         "device": device,
@@ -122,7 +122,7 @@ def run(
     }
     if preset is not None:
         config = _preset(preset, config)
-    values = _values(config, given, learning, sleep, rehearsal, assignments or [])
+    values = _values(config, given, learning, assignments or [])
     from continual_ep.experiments.config import config_from
 
     resolved = config_from(values, "the options" if config is None else f"{config} and the options")
@@ -144,13 +144,13 @@ def compare(
 ) -> None:
     """The tables and figures of any runs on disk."""
     from continual_ep.experiments.compare import compare as compare_runs
-    from continual_ep.experiments.compare import show
+    from continual_ep.experiments.report import show, write_into
 
     console = Console()
     comparison = compare_runs(runs)
     show(comparison, console)
     if out is not None:
-        for path in comparison.write_into(out):
+        for path in write_into(comparison, out):
             console.print(f"figure: {path}", highlight=False, soft_wrap=True)
 
 
@@ -197,7 +197,7 @@ def show_stream(
         "stream.root": root,
         "stream.download": download or None,
     }
-    values = _values(None, given, None, None, None, assignments or [])
+    values = _values(None, given, None, assignments or [])
     from continual_ep.experiments.config import config_from
     from continual_ep.experiments.streams import picture_of
 
@@ -248,7 +248,7 @@ def check_gradients(
         "network.kind": network,
         "network.hidden": _numbers(hidden, "--hidden"),
     }
-    values = _values(config, given, learning, None, None, assignments or [])
+    values = _values(config, given, learning, assignments or [])
     from continual_ep.experiments.config import config_from
 
     check_configured(config_from(values), reference, console, batch=batch, seed=seed)
@@ -258,8 +258,6 @@ def _values(
     path: Path | None,
     given: dict[str, Any],
     learning: str | None,
-    sleep: str | None,
-    rehearsal: str | None,
     assignments: list[str],
 ) -> dict[str, Any]:
     """A file's values with the command line's laid over them; --set comes last."""
@@ -275,9 +273,6 @@ def _values(
             overrides.assign(values, key.split("."), value)
     if learning is not None:
         overrides.choose_learning(values, learning.split(","))
-    for group, word in (("sleep", sleep), ("rehearsal", rehearsal)):
-        if word is not None:
-            overrides.switch(values, group, word)
     for text in assignments:
         overrides.assign(values, *overrides.parsed_assignment(text))
     return values

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from scipy.special import expit, logit
 
 from continual_ep.errors import ConfigurationError, InputError
-from continual_ep.experiments.compare import Comparison, compare, show
+from continual_ep.experiments.compare import Comparison, compare
+from continual_ep.experiments.figures import styles_of
+from continual_ep.experiments.report import show, write_into
 
 
 def write_result(
@@ -25,6 +28,7 @@ def write_result(
     evaluated: str = "test",
     samples: int = 50,
     number: int = 0,
+    class_order: list[int] | None = None,
 ) -> Path:
     """Two experiences of equal size; the pooled accuracy at the end is ``final``."""
     rows = [[1.0, 0.0], [2 * final - 1.0, 1.0]]
@@ -36,19 +40,25 @@ def write_result(
         "trained": [0, 1],
         "awake": rows,
         "asleep": rows,
-        "slept": [False, False],
+        "slept": ["sleep" in arm] * 2,
         "baseline": None,
     }
     result = {
-        "format": 1,
+        "format": 2,
         "number": number,
         "learning": learning,
         "arm": arm,
         "seed": seed,
         "settings": settings or {"training.epochs": 2},
-        "stream": {"name": stream, "class_order": [0, 1, 2, 3]},
+        "stream": {
+            "name": stream,
+            "class_order": class_order or [0, 1, 2, 3],
+            "classes_per_experience": [[0, 1], [2, 3]],
+        },
         "record": record,
         "metrics": {"pooled_accuracy": final, "sleep_gain": None},
+        "kept_bytes": 0,
+        "needs": {"labels": False, "boundaries": False, "samples": False},
     }
     path = folder / "result.json"
     path.write_text(json.dumps(result))
@@ -70,7 +80,9 @@ def test_means_intervals_and_paired_differences(tmp_path: Path) -> None:
     assert sequential is not None and slept is not None
     # mean 0.54, standard deviation 0.04, t of 2 degrees of freedom 4.302653
     assert sequential.mean == pytest.approx(0.54)
-    assert sequential.half_width == pytest.approx(4.302653 * 0.04 / 3**0.5, rel=1e-6)
+    width = 4.302653 * 0.04 / 3**0.5 / (0.54 * 0.46)  # on the logit scale
+    assert sequential.low == pytest.approx(expit(logit(0.54) - width), rel=1e-6)
+    assert sequential.high == pytest.approx(expit(logit(0.54) + width), rel=1e-6)
     assert slept.mean == pytest.approx(0.66)
     [difference] = comparison.differences()
     # 0.10, 0.14, 0.12: mean 0.12, standard deviation 0.02
@@ -78,14 +90,50 @@ def test_means_intervals_and_paired_differences(tmp_path: Path) -> None:
     assert difference.interval.mean == pytest.approx(0.12)
     assert difference.interval.half_width == pytest.approx(4.302653 * 0.02 / 3**0.5, rel=1e-6)
     text = shown(tmp_path)
-    assert "54.0 ± 9.9" in text
-    assert "sleep - sequential: +12.0 ± 5.0 points (n = 3)" in text
+    assert "54.0 [44, 64]" in text
+    assert "+12.0 ± 5.0" in text
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     write_result(tmp_path, "sequential", 0, 0.5)
     row = next(line for line in shown(tmp_path).splitlines() if "sequential" in line)
-    assert "50.0" in row and "±" not in row
+    assert "50.0" in row and "±" not in row and "[" not in row
+
+
+def test_an_arm_with_sleep_is_compared_with_the_same_arm_awake(tmp_path: Path) -> None:
+    for arm, final in [("sequential", 0.2), ("ewc:5", 0.3), ("ewc:5+sleep", 0.7), ("sleep", 0.6)]:
+        write_result(tmp_path, arm, 0, final)
+    differences = {(d.arm, d.than): d.interval.mean for d in compare([tmp_path]).differences()}
+    assert differences == {
+        ("ewc:5", "sequential"): pytest.approx(0.1),
+        ("ewc:5+sleep", "sequential"): pytest.approx(0.5),
+        ("ewc:5+sleep", "ewc:5"): pytest.approx(0.4),
+        ("sleep", "sequential"): pytest.approx(0.4),
+    }
+
+
+def test_seeds_with_two_class_orders_are_not_paired(tmp_path: Path) -> None:
+    write_result(tmp_path, "sequential", 0, 0.5)
+    write_result(tmp_path, "sleep", 0, 0.6, class_order=[3, 2, 1, 0])
+    with pytest.raises(ConfigurationError, match="two class orders"):
+        compare([tmp_path]).differences()
+
+
+def test_results_of_another_version_are_named_and_left(tmp_path: Path) -> None:
+    path = write_result(tmp_path, "sequential", 0, 0.5)
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"format 1, of another version"):
+        compare([tmp_path])
+    assert path.read_bytes() == before
+
+
+def test_styles_follow_from_the_arms() -> None:
+    arms = ["sequential", "sleep", "ewc:5", "ewc:5+sleep", "er:50"]
+    styles = styles_of(arms)
+    assert styles["ewc:5"].colour == styles["ewc:5+sleep"].colour != styles["er:50"].colour
+    assert styles["ewc:5+sleep"].filled and not styles["ewc:5"].filled
+    assert len({styles[arm].colour for arm in ("sequential", "sleep", "ewc:5", "er:50")}) == 4
 
 
 def test_differences_use_the_seeds_that_both_arms_have(tmp_path: Path) -> None:
@@ -153,7 +201,7 @@ def test_tables_and_figures_on_disk(tmp_path: Path) -> None:
     write_result(tmp_path / "a", "sequential", 0, 0.5)
     write_result(tmp_path / "a", "sleep", 0, 0.6)
     out = tmp_path / "out"
-    figures = compare([tmp_path / "a"]).write_into(out)
+    figures = write_into(compare([tmp_path / "a"]), out)
     assert [path.name for path in figures] == ["accuracy.png", "matrices.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
     with (out / "results.csv").open() as stream:
@@ -165,9 +213,9 @@ def test_tables_and_figures_on_disk(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("")
     with pytest.raises(ConfigurationError, match="run's own folder"):
-        compare([tmp_path / "a"]).write_into(tmp_path / "run")
+        write_into(compare([tmp_path / "a"]), tmp_path / "run")
     with pytest.raises(ConfigurationError, match="cannot write"):
-        compare([tmp_path / "a"]).write_into(figures[0] / "below")
+        write_into(compare([tmp_path / "a"]), figures[0] / "below")
 
 
 def test_files_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
@@ -175,5 +223,5 @@ def test_files_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
     out.mkdir()
     (out / "results.csv").write_text("mine")
     with pytest.raises(ConfigurationError, match="holds files already"):
-        Comparison([]).write_into(out)
+        write_into(Comparison([]), out)
     assert (out / "results.csv").read_text() == "mine"

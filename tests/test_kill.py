@@ -25,8 +25,8 @@ OPTIONS: dict[str, Any] = {
     # Long enough for the kill to arrive in the middle, also on a machine that is busy.
     "training": {"epochs": 25, "batch_size": 8, "momentum": 0.5},
     "sleep": {"steps": 60},
-    "rehearsal": {"per_class": 1},
-    "arms": ["sequential", "rehearsal+sleep"],
+    "mechanisms": {"er": {"per_class": 1}},
+    "arms": ["sequential", "er+sleep"],
     "seeds": [0, 1],
 }
 

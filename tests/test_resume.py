@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 from io import StringIO
 from pathlib import Path
@@ -42,8 +43,8 @@ TINY: dict[str, Any] = {
     "learning": [{"rule": "equilibrium-propagation", "free_steps": 8, "nudged_steps": 3}],
     "training": {"epochs": 2, "batch_size": 8, "momentum": 0.5},
     "sleep": {"steps": 60},
-    "rehearsal": {"per_class": 1},
-    "arms": ["rehearsal+sleep"],
+    "mechanisms": {"er": {"per_class": 1}},
+    "arms": ["er+sleep"],
     "seeds": [0],
     "workers": 1,
 }
@@ -113,10 +114,13 @@ def stopped_after(config: RunConfig, folder: Path, kind: str, count: int) -> Non
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "sgd": {},
+    # Without exemplars all batches come from the global generators, which must be restored.
+    "sequential": {"arms": ["sequential"]},
+    "sleep": {"arms": ["sleep"]},
     "adam": {
         "training": {"epochs": 2, "batch_size": 8, "optimizer": "adam"},
         "sleep": {"steps": 60, "when": [0, 2], "dreams": "class-means"},
-        "rehearsal": {"total": 6, "selection": "reservoir"},
+        "mechanisms": {"er": {"total": 6, "selection": "reservoir"}},
     },
     "per-layer": {
         "learning": [{"rule": "bptt", "free_steps": 8}],
@@ -128,7 +132,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "learning_rates": [0.05, 0.01],
         },
         "sleep": {"steps": 60, "when": "last"},
-        "rehearsal": {"per_class": 1, "selection": "herding", "share": "proportional"},
+        "mechanisms": {"er": {"per_class": 1, "selection": "herding", "share": "proportional"}},
     },
 }
 
@@ -330,7 +334,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     with pytest.raises(ContinualEPError, match=r"1 of the cells failed.*seed 0"):
         run(config, console=console)
     assert (second.folder(tmp_path) / RESULT).exists()
-    assert "rehearsal+sleep   1 " in console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"er\+sleep +1 ", console.file.getvalue())  # type: ignore[attr-defined]
 
 
 class Thing:

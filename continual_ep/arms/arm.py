@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from continual_ep.arms.mechanism import PARTS, Mechanism
+from continual_ep.arms.mechanism import NOTHING, PARTS, Mechanism, Needs
 from continual_ep.arms.registry import MECHANISMS, mechanism_class
 from continual_ep.errors import ConfigurationError
-from continual_ep.options import OptionsError, plain_values, unknown_key_message
+from continual_ep.options import OptionsError, unknown_key_message
 
 #: The arm without a mechanism.
 SEQUENTIAL = "sequential"
@@ -37,23 +37,19 @@ class Arm:
         return any(mechanism.is_reference for mechanism in self.mechanisms.values())
 
     @property
+    def needs(self) -> Needs:
+        """What its mechanisms use beyond the training itself."""
+        needs = [mechanism.needs for mechanism in self.mechanisms.values()]
+        return Needs(*(any(column) for column in zip(*needs, strict=True))) if needs else NOTHING
+
+    @property
     def sleeps(self) -> bool:
         """Whether sleep is one of its mechanisms."""
         return "sleep" in self.mechanisms
 
-    def without(self, name: str) -> str | None:
-        """The label of this arm without a mechanism; None if it has no such one.
-
-        ``"ewc:10+sleep"`` without ``"sleep"`` is ``"ewc:10"``, ``"sleep"`` is ``"sequential"``.
-        """
-        if name not in self.mechanisms:
-            return None
-        rest = [part for part in split_names(self.label) if part.partition(":")[0] != name]
-        return "+".join(rest) or SEQUENTIAL
-
     def settings(self) -> dict[str, Any]:
         """The options of each mechanism as plain values, by its name."""
-        return {name: plain_values(mechanism) for name, mechanism in self.mechanisms.items()}
+        return {name: mechanism.settings() for name, mechanism in self.mechanisms.items()}
 
 
 def parse_arm(text: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Arm:
@@ -90,6 +86,16 @@ def split_names(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"(?<!\+)\+(?!\+)|(?<=\+\+)\+", text)]
 
 
+def label_without(label: str, name: str) -> str | None:
+    """The label of an arm without one of its mechanisms; None if it has no such one.
+
+    ``"ewc:10+sleep"`` without ``"sleep"`` is ``"ewc:10"``, ``"sleep"`` is ``"sequential"``.
+    """
+    parts = split_names(label)
+    rest = [part for part in parts if part.partition(":")[0] != name]
+    return None if len(rest) == len(parts) else "+".join(rest) or SEQUENTIAL
+
+
 def _renamed(part: str) -> str:
     name, colon, value = part.partition(":")
     return f"{OLD_NAMES.get(name, name)}{colon}{value.strip()}"
@@ -120,7 +126,9 @@ def _mechanism(
             raise ConfigurationError(f"arm {arm!r}: {name} takes no value after a colon")
         if not value.strip():
             raise ConfigurationError(f"arm {arm!r}: give {name}'s {kind.main} after the colon")
-        values[kind.main] = yaml.safe_load(value)
+        values = kind.with_main(values, yaml.safe_load(value))
+        # Options for this value alone stand under the whole name, as "sleep:downscaling".
+        values |= options.get(part, {})
     try:
         return name, kind.from_values(values)
     except OptionsError as error:

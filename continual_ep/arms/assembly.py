@@ -1,5 +1,6 @@
 """What a cell is assembled from, and the Avalanche strategy that it makes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,8 @@ from torch import nn
 class Assembly:
     """What a cell is assembled from; mechanisms add to it, in the order of the arm.
 
-    :param model: on its device, before any training; None for references without a network.
-    :param optimizer: of all its parameters.
+    :param model: on its device, before any training. References put a model of their own here.
+    :param optimizer: of all its parameters; None until a reference has made its model.
     :param criterion: the loss of a batch.
     :param benchmark: the streams.
     :param seed: of the cell; whatever draws takes a generator of its own from it.
@@ -22,7 +23,7 @@ class Assembly:
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     criterion: Any
     benchmark: Any
     seed: int
@@ -48,6 +49,11 @@ class Assembly:
     def classes(self) -> int:
         """Classes of the whole stream."""
         return len(self.benchmark.class_order)
+
+    @property
+    def inputs(self) -> int:
+        """Values of one sample."""
+        return math.prod(self.benchmark.input_shape)
 
     def add(self, name: str, plugin: Any, state: Any = None) -> None:
         """Add a plugin whose state is saved under ``name``.

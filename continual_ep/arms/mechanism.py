@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 from torch import Tensor
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.options import Options, options_from
+from continual_ep.options import Options, options_from, plain_values
 
 M = TypeVar("M", bound="Mechanism")
 
@@ -36,6 +36,10 @@ class Needs(NamedTuple):
     labels: bool
     boundaries: bool
     samples: bool
+
+
+#: What sequential training needs.
+NOTHING = Needs(labels=False, boundaries=False, samples=False)
 
 
 class Stateful:
@@ -89,12 +93,22 @@ class Mechanism(Options, ABC):
     sources: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
+    def with_main(cls, values: Mapping[str, Any], value: Any) -> dict[str, Any]:
+        """The options with the value that stands behind the colon of ``name:value``."""
+        return {**values, str(cls.main): value}
+
+    @classmethod
     def from_values(cls: type[M], values: Mapping[str, Any]) -> M:
         """Make it from plain values, as of a YAML file.
 
         :raises OptionsError: for unknown keys and wrong values.
         """
         return options_from(cls, values)
+
+    def settings(self) -> dict[str, Any]:
+        """The options as plain values."""
+        values: dict[str, Any] = plain_values(self)
+        return values
 
     def refusal(self, rule: Any, network: Any) -> str | None:
         """Why it cannot work with a learner, or None.

@@ -1,14 +1,15 @@
 """From a configuration to the objects of a cell: stream, strategy, plugins."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
+from torch import nn
 
+from continual_ep.arms import Assembly
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.cells import Cell
 from continual_ep.experiments.config import LearningEntry, NetworkEntry, RunConfig
@@ -16,7 +17,7 @@ from continual_ep.experiments.network_options import NetworkOptions
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import NETWORKS
 from continual_ep.options import plain_values
-from continual_ep.plugins import AwakeRehearsal, BatchFeed, Grapes, SleepReplay
+from continual_ep.plugins import BatchFeed, Grapes
 from continual_ep.seeding import generator_from
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
 from continual_ep.streams import (
@@ -28,11 +29,26 @@ from continual_ep.streams import (
 )
 
 
+class Refusal(ConfigurationError):
+    """A mechanism that cannot work with this learner or stream; others may."""
+
+
 class Built(NamedTuple):
-    """A strategy and those of its plugins that have a state, by name."""
+    """A strategy and what of it has a state, by name."""
 
     strategy: SupervisedTemplate
-    plugins: dict[str, Any]
+    assembly: Assembly
+    accuracy: AccuracyMatrix
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """What is saved in checkpoints beside model, optimizer, clock and random states."""
+        return {"accuracy": self.accuracy, **self.assembly.states}
+
+    @property
+    def sleep(self) -> Any:
+        """The plugin of the mechanism ``sleep``; None without it."""
+        return self.assembly.states.get("sleep")
 
 
 def check_device(device: str) -> None:
@@ -50,23 +66,49 @@ def check_device(device: str) -> None:
         )
 
 
-def build_stream(config: RunConfig) -> ContinualBenchmark:
-    """The benchmark of a run; the same for all of its cells."""
+class Streams:
+    """The streams of a run: one for all seeds, or one for each seed with a class order of its own.
+
+    The last one is kept, as cells come seed by seed.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._built: tuple[int | None, ContinualBenchmark] | None = None
+
+    def of(self, seed: int) -> ContinualBenchmark:
+        """The stream of a cell's seed."""
+        order = self.config.stream.order_seed
+        number = seed if order == "seed" else order
+        if self._built is None or self._built[0] != number:
+            self._built = None  # give the memory back first
+            self._built = (number, build_stream(self.config, seed))
+        return self._built[1]
+
+
+def build_stream(config: RunConfig, seed: int = 0) -> ContinualBenchmark:
+    """The benchmark of the cells with a seed; the same for all of their arms and learners.
+
+    :param seed: of the class order, where ``stream.order_seed`` is ``"seed"``.
+    """
     options = plain_values(config.stream)
     small, overlap, scenario = (options.pop(k) for k in ("online", "overlap", "scenario"))
-    name, experiences, seed = (options.pop(k) for k in ("name", "experiences", "order_seed"))
+    name, experiences, order = (options.pop(k) for k in ("name", "experiences", "order_seed"))
+    number = seed if order == "seed" else order
     domains, angles = options.pop("domains"), options.pop("angles")
     options["images"] = Images(**options["images"])
     if scenario == "class-incremental":
-        benchmark = class_incremental(name, experiences, seed=seed, **options)
+        benchmark = class_incremental(name, experiences, seed=number, **options)
     else:
         options.pop("class_order")
         domains = domains or ("sets" if isinstance(name, list) else "permuted")
         count = None if domains == "sets" or angles else experiences
         benchmark = domain_incremental(
-            name, count, domains=domains, angles=angles, seed=seed, **options
+            name, count, domains=domains, angles=angles, seed=number, **options
         )
-    return benchmark if small is None else online(benchmark, small, overlap=overlap, seed=seed or 0)
+    if small is None:
+        return benchmark
+    return online(benchmark, small, overlap=overlap, seed=number or 0)
 
 
 def build_cell(
@@ -75,30 +117,57 @@ def build_cell(
     """The strategy of a cell, before its first experience.
 
     :param log: folder for TensorBoard events; None for none.
+    :raises Refusal: for a mechanism that cannot work with this learner or stream.
     :raises ConfigurationError: for options that cannot work together.
     """
-    plugins = build_plugins(config, cell, benchmark)
-    return Built(build_strategy(config, cell, benchmark, list(plugins.values()), log), plugins)
+    assembly = build_assembly(config, cell, benchmark)
+    for name, mechanism in cell.arm.mechanisms.items():
+        reason = None
+        if cell.learning is not None:
+            network = config.network.resolved(cell.learning)
+            reason = mechanism.refusal(cell.learning.options, network.options)
+        try:
+            if reason is not None:
+                raise ConfigurationError(reason)
+            mechanism.install(assembly)
+        except ConfigurationError as error:
+            raise Refusal(f"{name} cannot work with {cell.label}: {error}") from error
+    accuracy = AccuracyMatrix(
+        benchmark.streams[config.evaluate], baseline=not cell.arm.is_reference
+    )
+    more = [Grapes()] if config.training.grapes else []
+    assembly.plugins = [accuracy, *assembly.plugins, *more, BatchFeed()]
+    return Built(assembly.strategy(build_evaluator(log)), assembly, accuracy)
 
 
-def build_plugins(config: RunConfig, cell: Cell, benchmark: ContinualBenchmark) -> dict[str, Any]:
-    """Accuracy matrix, exemplars and sleep, as the arm asks."""
-    plugins: dict[str, Any] = {"accuracy": AccuracyMatrix(benchmark.streams[config.evaluate])}
-    if cell.rehearses and config.rehearsal is not None:
-        plugins["rehearsal"] = AwakeRehearsal(**plain_values(config.rehearsal), seed=cell.seed)
-    if cell.sleeps and config.sleep is not None:
-        options = config.sleep
-        plugins["sleep"] = SleepReplay(
-            when=options.when,
-            preset=options.preset,
-            dreams=options.dreams,
-            hold=options.hold,
-            exclude=options.exclude,
-            diary=options.diary,
-            seed=cell.seed,
-            **options.constants(),
-        )
-    return plugins
+def build_assembly(config: RunConfig, cell: Cell, benchmark: ContinualBenchmark) -> Assembly:
+    """The network with its optimizer and loss; none for references."""
+    training = config.training
+    shared: dict[str, Any] = {
+        "benchmark": benchmark,
+        "seed": cell.seed,
+        "batch_size": training.batch_size,
+        "epochs": training.epochs,
+        "device": config.device,
+    }
+    if cell.learning is None:
+        return Assembly(nn.Identity(), None, nn.CrossEntropyLoss(), **shared)
+    # Its own generator: the same seed gives the same weights, whatever else is drawn.
+    generator = generator_from(f"weights:{cell.seed}")
+    inputs, outputs = math.prod(benchmark.input_shape), len(benchmark.class_order)
+    shape = benchmark.image_shape
+    model: Any = build_network(config.network, cell.learning, inputs, outputs, generator, shape)
+    model = model.to(config.device)
+    optimizer = make_optimizer(
+        model,
+        cell.learning.learning_rates or training.learning_rates,
+        optimizer=training.optimizer,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        adaptivity=training.adaptivity,
+        threshold=training.threshold,
+    )
+    return Assembly(model, optimizer, make_loss(training.loss, model.readout), **shared)
 
 
 def build_network(
@@ -127,44 +196,6 @@ def build_network(
             "none (equilibrium-propagation without tolerance and adaptation has)"
         )
     return kind(*positional, **keywords, learning=learning.options, generator=generator)
-
-
-def build_strategy(
-    config: RunConfig,
-    cell: Cell,
-    benchmark: ContinualBenchmark,
-    plugins: Sequence[Any],
-    log: Path | None,
-) -> SupervisedTemplate:
-    """Avalanche's training loop around the network."""
-    training = config.training
-    # Its own generator: the same seed gives the same weights, whatever else is drawn.
-    generator = generator_from(f"weights:{cell.seed}")
-    inputs, outputs = math.prod(benchmark.input_shape), len(benchmark.class_order)
-    shape = benchmark.image_shape
-    model: Any = build_network(config.network, cell.learning, inputs, outputs, generator, shape)
-    model = model.to(config.device)
-    optimizer = make_optimizer(
-        model,
-        cell.learning.learning_rates or training.learning_rates,
-        optimizer=training.optimizer,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        adaptivity=training.adaptivity,
-        threshold=training.threshold,
-    )
-    more = [Grapes()] if training.grapes else []
-    return SupervisedTemplate(
-        model=model,
-        optimizer=optimizer,
-        criterion=make_loss(training.loss, model.readout),
-        train_mb_size=training.batch_size,
-        train_epochs=training.epochs,
-        eval_mb_size=1000,
-        device=config.device,
-        plugins=[*plugins, *more, BatchFeed()],
-        evaluator=build_evaluator(log),
-    )
 
 
 def build_evaluator(log: Path | None) -> EvaluationPlugin:

@@ -11,6 +11,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # with scikit-learn
 
+from continual_ep.arms import kept_bytes
 from continual_ep.atomic_files import write_csv, write_json
 from continual_ep.errors import CheckpointError, warnings_to
 from continual_ep.experiments.build import Built, build_cell
@@ -21,14 +22,12 @@ from continual_ep.experiments.checkpoint import (
     save_checkpoint,
     strategy_state,
 )
+from continual_ep.experiments.compare import FORMAT
 from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.randomness import preserved_rng, seed_everything
-from continual_ep.metrics import AccuracyMatrix
 from continual_ep.sleep import NightReport
 from continual_ep.streams import ContinualBenchmark
 from continual_ep.streams.experiences import part_of
-
-FORMAT = 1
 
 #: Folder of the diaries of nights.
 NIGHTS = "nights"
@@ -78,33 +77,42 @@ class CellRun:
         self.listener = listener
         self.nights: list[dict[str, Any]] = []
         self.seconds = 0.0
+        #: The most bytes kept after any experience, by mechanism.
+        self.kept_bytes: dict[str, int] = {}
 
     def run(self) -> None:
         """Trains, and leaves ``result.json`` as the last file: it says that the cell is complete.
 
         :raises CheckpointError: for a checkpoint that is damaged or of other settings.
         """
+        begun = self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         with (
             limited_threads(self.config.threads),
             preserved_rng(),
             warnings_to(lambda text: self._emit("warning", message=text)),
         ):
-            self._train()
+            self._train(begun)
         self._emit("finished")
 
-    def _train(self) -> None:
+    def _train(self, begun: bool) -> None:
         # Before anything is built, so that whatever draws from the global generators is seeded.
         seed_everything(self.cell.seed, "training")
         log = self.folder / "tensorboard" if self.config.tensorboard else None
         built = build_cell(self.config, self.cell, self.benchmark, log)
         built.strategy.plugins.insert(0, EpochListener(self._emit))
-        done = self._restore(built)
-        stream = self.benchmark.train_stream
+        assembly, stream = built.assembly, self.benchmark.train_stream
+        resumes = assembly.resumes and not assembly.whole_stream
+        done = self._restore(built) if resumes else 0
+        if begun and not resumes:
+            self._emit("warning", message="this arm cannot go on midway: its cell starts again")
         self._emit("started", done=part_of(stream[done - 1]).experience + 1 if done else 0)
-        # Not a slice: its experiences would take it for the whole stream.
-        for number in range(done, len(stream)):
-            self._learn(built, stream[number])
+        if assembly.whole_stream:
+            self._learn(built, stream[0], stream)
+        else:
+            # Not a slice: its experiences would take it for the whole stream.
+            for number in range(done, len(stream)):
+                self._learn(built, stream[number], stream[number])
         self._write_result(built)
 
     def _restore(self, built: Built) -> int:
@@ -125,21 +133,26 @@ class CellRun:
             )
         self.nights = json.loads(state["nights"])
         self.seconds = float(state["seconds"])
+        self.kept_bytes = dict(state["kept_bytes"])
         try:
-            return restore_strategy(built.strategy, built.plugins, state)
+            return restore_strategy(built.strategy, built.states, state)
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint {path} does not fit this version ({error}). It was left as it is. "
                 "To train this part anew, move it away and give the same command again"
             ) from error
 
-    def _learn(self, built: Built, experience: Any) -> None:
+    def _learn(self, built: Built, experience: Any, data: Any) -> None:
+        """Train an experience.
+
+        :param data: what is trained: the experience, or the whole stream.
+        """
         started = time.perf_counter()
-        strategy, sleep = built.strategy, built.plugins.get("sleep")
+        strategy, sleep = built.strategy, built.sleep
         if self.config.training.reset_optimizer:
             strategy.optimizer.state.clear()
         before = None if sleep is None else sleep.last_night
-        strategy.train(experience, eval_streams=[])
+        strategy.train(data, eval_streams=[])
         part = part_of(experience)
         if sleep is not None and sleep.last_night is not before:
             self._note_night(sleep, part.experience)
@@ -147,8 +160,11 @@ class CellRun:
         self.seconds += seconds
         if not part.is_last:  # of an online stream: too small for a checkpoint of its own
             return
-        self._save(built, experience.current_experience + 1)
-        record = _accuracy(built).record
+        for name, state in built.assembly.states.items():
+            self.kept_bytes[name] = max(kept_bytes(state), self.kept_bytes.get(name, 0))
+        if built.assembly.resumes:
+            self._save(built, experience.current_experience + 1)
+        record = built.accuracy.record
         self._emit(
             "experience",
             number=part.experience + 1,
@@ -169,25 +185,27 @@ class CellRun:
         write_json(path, {"after_experience": experience, **night.to_dict()})
 
     def _save(self, built: Built, done: int) -> None:
-        state = strategy_state(built.strategy, built.plugins, done)
+        state = strategy_state(built.strategy, built.states, done)
         # As JSON text: plain values of any depth, whatever torch's loader permits.
         state["settings"] = json.dumps(self._settings())
         state["data"] = self.benchmark.fingerprint()
         state["nights"] = json.dumps(self.nights)
         state["seconds"] = self.seconds
+        state["kept_bytes"] = self.kept_bytes
         save_checkpoint(self.folder / CHECKPOINT, state)
 
     def _settings(self) -> dict[str, Any]:
-        return {**self.cell.settings(self.config), "seed": self.cell.seed, "arm": self.cell.arm}
+        settings = self.cell.settings(self.config)
+        return {**settings, "seed": self.cell.seed, "arm": self.cell.arm.label}
 
     def _write_result(self, built: Built) -> None:
-        record, benchmark = _accuracy(built).record, self.benchmark
+        record, benchmark = built.accuracy.record, self.benchmark
         model: Any = built.strategy.model
         result = {
             "format": FORMAT,
             "number": self.cell.number,
             "learning": self.cell.label,
-            "arm": self.cell.arm,
+            "arm": self.cell.arm.label,
             "seed": self.cell.seed,
             "settings": self.cell.settings(self.config),
             "stream": {
@@ -200,6 +218,9 @@ class CellRun:
             "record": record.to_dict(),
             "metrics": record.summary(),
             "nights": self.nights,
+            "kept_bytes": sum(self.kept_bytes.values()),
+            "kept_bytes_of": self.kept_bytes,
+            "needs": self.cell.arm.needs._asdict(),
             "network": {"sizes": model.sizes, "description": repr(model)},
             "seconds": self.seconds,
         }
@@ -209,12 +230,6 @@ class CellRun:
 
     def _emit(self, kind: EventKind, **data: Any) -> None:
         self.listener(Event(self.cell.number, kind, data))
-
-
-def _accuracy(built: Built) -> AccuracyMatrix:
-    matrix = built.plugins["accuracy"]
-    assert isinstance(matrix, AccuracyMatrix)
-    return matrix
 
 
 def _accuracy_table(record: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:

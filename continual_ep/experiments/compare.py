@@ -1,37 +1,25 @@
-"""Many cells on disk make one comparison: means with intervals, paired differences, figures."""
+"""Many cells on disk make one comparison: means with intervals and paired differences."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from continual_ep.atomic_files import write_csv
+from continual_ep.arms.arm import SEQUENTIAL, label_without
 from continual_ep.errors import ConfigurationError, InputError
-from continual_ep.experiments.cells import RESULT
-from continual_ep.experiments.config import ARMS
+from continual_ep.experiments.cells import REFERENCE, RESULT
 from continual_ep.metrics import (
     AccuracyRecord,
     Interval,
+    accuracy_interval,
     confidence_interval,
     paired_difference,
 )
 
-FORMAT = 1
-
-#: Metrics of the tables and their headings, at the end of the stream; in percent.
-COLUMNS = {
-    "pooled_accuracy": "accuracy\n(pooled)",
-    "average_accuracy": "accuracy\n(average)",
-    "forgetting_max": "forgetting\n(max)",
-    "sleep_gain": "sleep\ngain",
-}
-#: Arms and what each is compared with, by seed.
-PAIRS = (("sleep", "sequential"), ("rehearsal+sleep", "rehearsal"))
+#: Format of ``result.json``; raised when its meaning changes.
+FORMAT = 2
 
 
 class Result(NamedTuple):
@@ -46,6 +34,15 @@ class Result(NamedTuple):
     stream: dict[str, Any]
     record: AccuracyRecord
     metrics: dict[str, float | None]
+    #: Bytes that the arm keeps between experiences, the most after any of them.
+    kept_bytes: int
+    #: What the arm's mechanisms use: ``labels``, ``boundaries``, ``samples``.
+    needs: dict[str, bool]
+
+    @property
+    def class_order(self) -> list[int]:
+        """The classes in the order in which they were learned."""
+        return list(self.stream["class_order"])
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,26 @@ class Group:
         found = [self.results[seed].metrics.get(metric) for seed in chosen]
         return [value for value in found if value is not None]
 
+    @property
+    def any_result(self) -> Result:
+        """One of the results, for what all have in common."""
+        return next(iter(self.results.values()))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes kept between experiences, the most over seeds."""
+        return max(result.kept_bytes for result in self.results.values())
+
     def interval(self, metric: str) -> Interval | None:
         """Mean and 95 % interval over seeds; None when the metric does not exist here."""
-        values = self.values(metric)
-        return confidence_interval(values) if values else None
+        values = [value for value in self.values(metric) if math.isfinite(value)]
+        if not values:
+            return None
+        return accuracy_interval(values) if "accuracy" in metric else confidence_interval(values)
 
 
 class Difference(NamedTuple):
-    """How much better one arm is than another, by seed, in pooled accuracy."""
+    """How much better one arm is than another, pooled accuracy, paired by seed and class order."""
 
     name: str
     arm: str
@@ -86,67 +95,54 @@ class Comparison:
 
     groups: list[Group]
 
+    @property
+    def names(self) -> list[str]:
+        """The learners in their order; references without a network last."""
+        names = list(dict.fromkeys(group.name for group in self.groups))
+        return sorted(names, key=lambda name: name == REFERENCE)
+
+    def of(self, name: str) -> list[Group]:
+        """The groups of one learner."""
+        return [group for group in self.groups if group.name == name]
+
     def differences(self) -> list[Difference]:
-        """Paired by the seeds that both arms have."""
-        arms = {(group.name, group.arm): group for group in self.groups}
-        found = []
-        for name in dict.fromkeys(group.name for group in self.groups):
-            for arm, than in PAIRS:
-                one, other = arms.get((name, arm)), arms.get((name, than))
-                if one is None or other is None:
-                    continue
-                seeds = sorted(one.results.keys() & other.results.keys())
-                if seeds:
-                    with_it, without = (g.values("pooled_accuracy", seeds) for g in (one, other))
-                    interval = paired_difference(with_it, without)
-                    found.append(Difference(name, arm, than, interval))
-        return found
+        """Each arm minus sequential, and each arm with sleep minus the same arm without."""
+        differences = []
+        for name in self.names:
+            for group in self.of(name):
+                for than in dict.fromkeys((SEQUENTIAL, label_without(group.arm, "sleep"))):
+                    difference = None if than is None else self.difference(name, group.arm, than)
+                    if difference is not None:
+                        differences.append(difference)
+        return differences
 
-    def write_into(self, folder: Path) -> list[Path]:
-        """The same as :meth:`write`, into a folder of its own.
+    def difference(self, name: str, arm: str, than: str) -> Difference | None:
+        """One arm minus another, by the seeds that both have; None without such seeds.
 
-        :raises ConfigurationError: when it holds anything or cannot be written.
+        :raises ConfigurationError: when a seed has two class orders.
         """
-        if (folder / "config.yaml").exists():
-            raise ConfigurationError(f"{folder} is a run's own folder; choose another --out")
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ConfigurationError(f"{folder} holds files already; choose a new or empty --out")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return self.write(folder)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot write to {folder}: {error.strerror}; choose another --out"
-            ) from None
+        arms = {group.arm: group for group in self.of(name)}
+        if arm == than or arm not in arms or than not in arms:
+            return None
+        one, other = arms[arm], arms[than]
+        seeds = sorted(one.results.keys() & other.results.keys())
+        pairs = [(one.results[seed], other.results[seed]) for seed in seeds]
+        for first, second in pairs:
+            if first.class_order != second.class_order:
+                raise ConfigurationError(
+                    f"seed {first.seed} has two class orders and cannot be paired: "
+                    f"{first.class_order} in {first.path.parent}, {second.class_order} in "
+                    f"{second.path.parent}. Compare runs with the same stream.order_seed"
+                )
+        if not pairs:
+            return None
+        with_it, without = (group.values("pooled_accuracy", seeds) for group in (one, other))
+        return Difference(name, arm, than, paired_difference(with_it, without))
 
-    def write(self, folder: Path) -> list[Path]:
-        """Writes ``results.csv``, ``summary.csv`` and the figures.
-
-        :returns: the paths of the figures, the accuracy over experiences first.
-        """
-        from continual_ep.experiments.figures import accuracy_figure, matrix_figure
-
-        cells = [(group, result) for group in self.groups for result in group.results.values()]
-        names = list(dict.fromkeys(name for _, result in cells for name in result.metrics))
-        write_csv(
-            folder / "results.csv",
-            ["learning", "arm", "seed", *names],
-            [[g.name, g.arm, r.seed, *(r.metrics.get(name) for name in names)] for g, r in cells],
-        )
-        write_csv(
-            folder / "summary.csv",
-            ["learning", "arm", "metric", "n", "mean", "half_width_95"],
-            [
-                [group.name, group.arm, name, interval.n, interval.mean, interval.half_width]
-                for group in self.groups
-                for name in names
-                if (interval := group.interval(name)) is not None
-            ],
-        )
-        return [
-            accuracy_figure(self.groups, folder / "accuracy.png"),
-            *matrix_figure(self.groups, folder / "matrices.png"),
-        ]
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing one of all classes."""
+        return 1 / len(self.groups[0].any_result.class_order)
 
 
 def compare(paths: Sequence[Path]) -> Comparison:
@@ -178,7 +174,9 @@ def read_result(path: Path) -> Result:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["format"] != FORMAT:
-            raise ValueError(f"format {values['format']}, this version reads {FORMAT}")
+            raise ValueError(
+                f"it has format {values['format']}, of another version; this one reads {FORMAT}"
+            )
         return Result(
             path=path,
             number=int(values["number"]),
@@ -189,6 +187,8 @@ def read_result(path: Path) -> Result:
             stream=dict(values["stream"]),
             record=AccuracyRecord.from_dict(values["record"]),
             metrics=dict(values["metrics"]),
+            kept_bytes=int(values["kept_bytes"]),
+            needs=dict(values["needs"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -228,9 +228,9 @@ def _grouped(results: Sequence[Result]) -> list[Group]:
         Group(name, key[1], _by_seed(found))
         for name, (key, found) in zip(names, together.items(), strict=True)
     ]
+    # Results come by the number of their cell, so learners and arms keep the order of the run.
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    arms: dict[str, int] = {arm: place for place, arm in enumerate(ARMS)}
-    return sorted(groups, key=lambda group: (order[group.name], arms.get(group.arm, len(arms))))
+    return sorted(groups, key=lambda group: order[group.name])
 
 
 def _by_seed(results: Sequence[Result]) -> dict[int, Result]:
@@ -258,33 +258,3 @@ def _names(examples: Sequence[Result]) -> list[str]:
         details = [f"{key}={json.dumps(example.settings.get(key))}" for key in telling]
         names.append(f"{example.learning} ({', '.join(details)})" if details else example.learning)
     return names
-
-
-def show(comparison: Comparison, console: Console) -> None:
-    """Prints a table for each learning rule, and the paired differences."""
-    for name in dict.fromkeys(group.name for group in comparison.groups):
-        table = Table("arm", title=name, title_justify="left", box=box.SIMPLE)
-        for heading in ("n", *COLUMNS.values()):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for group in comparison.groups:
-            if group.name == name:
-                table.add_row(group.arm, str(len(group.results)), *_row(group))
-        console.print(table)
-    console.print("percent; mean ± half of the 95 % confidence interval over n seeds")
-    for name, arm, than, interval in comparison.differences():
-        text = f"{name}: {arm} - {than}: {_percent(interval, sign=True)} points (n = {interval.n})"
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _row(group: Group) -> list[str]:
-    cells = [_percent(group.interval(metric)) for metric in COLUMNS]
-    if "sleep" not in group.arm:
-        cells[-1] = "–"  # zero by definition, not by measurement
-    return cells
-
-
-def _percent(interval: Interval | None, *, sign: bool = False) -> str:
-    if interval is None:
-        return "–"
-    mean = f"{100 * interval.mean:+.1f}" if sign else f"{100 * interval.mean:.1f}"
-    return mean if interval.n == 1 else f"{mean} ± {100 * interval.half_width:.1f}"

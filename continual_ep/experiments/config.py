@@ -11,13 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from continual_ep.arms import MECHANISMS, Arm, mechanism_class, parse_arms
+from continual_ep.arms.sleep import Sleep
 from continual_ep.errors import ConfigurationError
-from continual_ep.experiments.options import (
-    RehearsalOptions,
-    SleepOptions,
-    StreamOptions,
-    TrainingOptions,
-)
+from continual_ep.experiments.options import StreamOptions, TrainingOptions
 from continual_ep.options import (
     Choice,
     Options,
@@ -26,10 +23,11 @@ from continual_ep.options import (
     option_fields,
     options_from,
     plain_values,
+    unknown_key_message,
 )
 
-Arm = Literal["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
-ARMS: tuple[Arm, ...] = ("sequential", "sleep", "rehearsal", "rehearsal+sleep")
+#: The arms of the demo.
+ARMS = ("sequential", "sleep", "er", "er+sleep")
 
 #: Keys that change where and how fast a run works, not one of its numbers.
 WITHOUT_EFFECT = (
@@ -37,6 +35,7 @@ WITHOUT_EFFECT = (
     "workers",
     "tensorboard",
     "sleep.diary",
+    "mechanisms.sleep.diary",
     "stream.root",
     "stream.download",
     "stream.images.cache",
@@ -146,6 +145,32 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _names(value: Any) -> Any:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def _mechanisms(value: Any) -> Any:
+    """Options of mechanisms by name, checked.
+
+    :raises ConfigurationError: for an unknown name or option.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must map the names of mechanisms to their options (given: {value!r})")
+    for name, options in value.items():
+        kind, colon, main = str(name).partition(":")
+        if kind not in MECHANISMS:
+            raise ValueError(unknown_key_message(kind, MECHANISMS))
+        if kind == "sleep" and not colon:
+            raise ValueError("the options of sleep stand in the group sleep")
+        if not isinstance(options, Mapping):
+            raise ValueError(f"{name} must map options to values (given: {options!r})")
+        mechanism = mechanism_class(kind)
+        mechanism.from_values(
+            mechanism.with_main({}, yaml.safe_load(main)) | {**options} if colon else options
+        )
+    return {str(name): dict(options) for name, options in value.items()}
+
+
 @dataclass(frozen=True)
 class RunConfig(Options):
     """A run: every learning rule x every arm x every seed. The defaults are the demo."""
@@ -156,9 +181,16 @@ class RunConfig(Options):
         _demo_learning, "learning rules that are compared", convert=_as_list, min_length=1
     )
     training: TrainingOptions = option(TrainingOptions, "how the awake network is trained")
-    sleep: SleepOptions | None = option(SleepOptions, "sleep replay; null: none")
-    rehearsal: RehearsalOptions | None = option(RehearsalOptions, "exemplars; null: none")
-    arms: list[Arm] = option(lambda: list(ARMS), "what is compared", min_length=1)
+    sleep: Sleep = option(Sleep, "the mechanism sleep")
+    mechanisms: dict[str, Any] = option(
+        dict, "options of the other mechanisms, by name", convert=_mechanisms
+    )
+    arms: list[str] = option(
+        lambda: list(ARMS),
+        "what is compared: mechanisms joined by +, each with an optional value, as er:50+sleep",
+        convert=_names,
+        min_length=1,
+    )
     seeds: list[int] = option(
         lambda: [0, 1, 2],
         "seeds of the runs: a list, or '0:3' for 0, 1, 2",
@@ -175,22 +207,35 @@ class RunConfig(Options):
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Switching sleep or rehearsal off removes their arms, unless arms are asked for by name."""
-        if "arms" in values:
-            return values
-        off = [name for name in ("sleep", "rehearsal") if values.get(name, name) is None]
-        return {**values, "arms": [a for a in ARMS if not any(o in a for o in off)]}
+        """Take ``rehearsal``, the old name of ``mechanisms.er``, and groups that are null.
+
+        :raises OptionsError: when it stands beside the new name.
+        """
+        off = {name for name in ("sleep", "rehearsal") if values.get(name, name) is None}
+        values = {key: value for key, value in values.items() if key not in off}
+        if off and "arms" not in values:
+            lost = {"er" if name == "rehearsal" else name for name in off}
+            values["arms"] = [arm for arm in ARMS if not lost & set(arm.split("+"))]
+        if "rehearsal" in values:
+            mechanisms = values.get("mechanisms") or {}
+            if "er" in mechanisms:
+                text = "rehearsal is the old name of mechanisms.er: give one of the two"
+                raise OptionsError(cls.__name__, [("", text)])
+            values["mechanisms"] = {**mechanisms, "er": values.pop("rehearsal")}
+        return values
+
+    def parsed_arms(self) -> list[Arm]:
+        """The arms with their mechanisms.
+
+        :raises ConfigurationError: for names, values or combinations that cannot work.
+        """
+        return parse_arms(self.arms, {**self.mechanisms, "sleep": plain_values(self.sleep)})
 
     def check_combination(self) -> None:
-        for name in ("seeds", "arms"):
-            given = getattr(self, name)
-            twice = sorted({str(value) for value in given if given.count(value) > 1})
-            if twice:
-                raise ConfigurationError(f"{name}: {', '.join(twice)} given more than once")
-        for group in ("sleep", "rehearsal"):
-            arms = [arm for arm in self.arms if group in arm]
-            if arms and getattr(self, group) is None:
-                raise ConfigurationError(f"arm {arms[0]!r} needs the group {group}, which is null")
+        twice = sorted({str(seed) for seed in self.seeds if self.seeds.count(seed) > 1})
+        if twice:
+            raise ConfigurationError(f"seeds: {', '.join(twice)} given more than once")
+        self.parsed_arms()
         names = [learning.name for learning in self.learning]
         if len(set(names)) < len(names):
             raise ConfigurationError(

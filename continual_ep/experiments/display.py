@@ -96,7 +96,7 @@ class Display:
     def _line(self, cell: Cell, text: str) -> None:
         width = len(str(len(self.cells)))
         place = f"[{cell.number + 1:{width}d}/{len(self.cells)}]"
-        line = f"{place} {cell.label} | {cell.arm} | seed {cell.seed} | {text}"
+        line = f"{place} {cell.label} | {cell.arm.label} | seed {cell.seed} | {text}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.file.flush()  # also when the output goes to a file

@@ -1,73 +1,147 @@
 """Figures of a comparison, drawn without a display."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from continual_ep.arms.arm import SEQUENTIAL, label_without
 from continual_ep.atomic_files import write_atomically
-from continual_ep.experiments.config import ARMS
-from continual_ep.metrics import confidence_interval
+from continual_ep.experiments.cells import REFERENCE
+from continual_ep.metrics import accuracy_interval
 
 if TYPE_CHECKING:
-    from continual_ep.experiments.compare import Group
+    from continual_ep.experiments.compare import Comparison, Group
 
-#: Okabe and Ito's colours, which colour-blind readers can tell apart; and a mark for print in grey.
-STYLE = {
-    "sequential": ("#555555", "o"),
-    "sleep": ("#0072B2", "s"),
-    "rehearsal": ("#E69F00", "^"),
-    "rehearsal+sleep": ("#009E73", "D"),
-}
+#: Okabe and Ito's colours, which colour-blind readers can tell apart, and marks for print in grey.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A800")
+MARKS = ("s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+GREY = "#555555"
 
-#: Arms are drawn beside each other by this part of an experience, so that intervals do not overlap.
-SHIFT = 0.06
+#: Arms are drawn beside each other within this part of an experience.
+SPREAD = 0.4
 
 
-def accuracy_figure(groups: Sequence["Group"], path: Path) -> Path:
-    """Accuracy on all classes so far, after each experience, with 95 % intervals over seeds."""
-    names = list(dict.fromkeys(group.name for group in groups))
-    figure = Figure(figsize=(1.2 + 4.2 * len(names), 4.0), layout="constrained")
+class Style(NamedTuple):
+    """How an arm is drawn: with sleep filled and solid, the same arm without sleep open and dashed."""
+
+    colour: str
+    mark: str
+    filled: bool
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """Keywords of matplotlib's lines."""
+        face = self.colour if self.filled else "white"
+        return {
+            "color": self.colour,
+            "marker": self.mark,
+            "markerfacecolor": face,
+            "markersize": 4,
+            "linestyle": "-" if self.filled else "--",
+            "linewidth": 1.2,
+        }
+
+
+def styles_of(arms: Sequence[str]) -> dict[str, Style]:
+    """A style for each arm, from the arms alone: the same in all figures of a comparison."""
+    colours: Iterator[tuple[str, str]] = zip(cycle(COLOURS), cycle(MARKS), strict=False)
+    by_base: dict[str, tuple[str, str]] = {}
+    styles = {}
+    for arm in arms:
+        awake = label_without(arm, "sleep")
+        base = arm if awake is None or awake == SEQUENTIAL else awake
+        if base not in by_base:
+            by_base[base] = (GREY, "o") if base == SEQUENTIAL else next(colours)
+        styles[arm] = Style(*by_base[base], filled=awake is not None)
+    return styles
+
+
+def accuracy_figure(comparison: "Comparison", path: Path) -> Path:
+    """Draw accuracy on all classes so far after each experience, with 95 % intervals over seeds.
+
+    A panel for each learner; chance, joint training and references are lines across.
+    """
+    names = [name for name in comparison.names if name != REFERENCE] or [REFERENCE]
+    styles = styles_of(list(dict.fromkeys(group.arm for group in comparison.groups)))
+    figure = Figure(figsize=(2.6 + 4.2 * len(names), 4.2), layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    handles: dict[str, Any] = {}
     for axis, name in zip(axes, names, strict=True):
-        arms = [group for group in groups if group.name == name]
-        for place, group in enumerate(arms):
-            _draw_arm(axis, group, SHIFT * (place - (len(arms) - 1) / 2))
+        groups = comparison.of(name)
+        if name != REFERENCE:
+            groups = [*groups, *comparison.of(REFERENCE)]
+        curves = [group for group in groups if not group.any_result.record.jointly]
+        for place, group in enumerate(curves):
+            shift = SPREAD * (place / max(1, len(curves) - 1) - 0.5)
+            handles[_label(group)] = _draw_curve(axis, group, styles[group.arm], shift)
+        for group in groups:
+            if group not in curves:
+                handles[_label(group)] = _draw_level(axis, group, styles[group.arm])
+        handles["chance"] = _draw_chance(axis, groups[0])
         axis.set(title=name, xlabel="experiences learned", ylim=(0, 100))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize="small")
     axes[0].set_ylabel("accuracy on all classes so far (%)")
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8
+    )
     return _save(figure, path)
 
 
-def _draw_arm(axis: Any, group: "Group", shift: float) -> None:
-    curves = 100 * np.array([r.record.pooled_asleep for r in group.results.values()])
-    intervals = [confidence_interval(column.tolist()) for column in curves.T]
+def _label(group: "Group") -> str:
+    return f"{group.arm} (n = {len(group.results)})"
+
+
+def _draw_curve(axis: Any, group: "Group", style: Style, shift: float) -> Any:
+    curves = np.array([r.record.pooled_asleep for r in group.results.values()])
+    intervals = [accuracy_interval(column.tolist()) for column in curves.T]
     x = np.arange(1, len(intervals) + 1) + shift
-    mean = np.array([interval.mean for interval in intervals])
-    half = [interval.half_width for interval in intervals] if len(curves) > 1 else None
-    colour, mark = STYLE[group.arm]
-    label = f"{group.arm} (n = {len(curves)})"
-    axis.errorbar(
-        x, mean, half, color=colour, marker=mark, markersize=4, label=label, elinewidth=1, capsize=2
-    )
+    mean = 100 * np.array([interval.mean for interval in intervals])
+    error = None
+    if len(curves) > 1:
+        low, high = (100 * np.array([i[k] for i in _ends(intervals)]) for k in (0, 1))
+        error = np.clip(np.array([mean - low, high - mean]), 0, None)
+    return axis.errorbar(x, mean, error, elinewidth=0.8, capsize=2, **style.line)
+
+
+def _ends(intervals: Sequence[Any]) -> list[tuple[float, float]]:
+    return [(interval.low, interval.high) for interval in intervals]
+
+
+def _draw_level(axis: Any, group: "Group", style: Style) -> Any:
+    """Joint training has no experiences: its final accuracy is a line across."""
+    interval = group.interval("pooled_accuracy")
+    assert interval is not None
+    if interval.n > 1:
+        axis.axhspan(100 * interval.low, 100 * interval.high, color=style.colour, alpha=0.15)
+    return axis.axhline(100 * interval.mean, color=style.colour, linestyle="-.", linewidth=1.2)
+
+
+def _draw_chance(axis: Any, group: "Group") -> Any:
+    """One divided by the number of classes so far, a step for each experience."""
+    classes = group.any_result.stream["classes_per_experience"]
+    seen = [len({c for part in classes[: k + 1] for c in part}) for k in range(len(classes))]
+    x = np.arange(len(seen) + 1) + 0.5
+    levels = 100 / np.array([*seen, seen[-1]], dtype=np.float64)
+    return axis.step(x, levels, where="post", color="#999999", linestyle=":", linewidth=1)[0]
 
 
 def matrix_figure(groups: Sequence["Group"], path: Path) -> list[Path]:
-    """Accuracy on each experience after each, before and after sleep, means over seeds.
+    """Draw accuracy on each experience after each, before and after sleep, means over seeds.
 
     :returns: no path when no arm slept.
     """
-    asleep = [group for group in groups if "sleep" in group.arm]
-    if not asleep:
+    slept = [group for group in groups if any(group.any_result.record.slept)]
+    if not slept:
         return []
-    figure = Figure(figsize=(6.4, 3.0 * len(asleep)), layout="constrained")
-    axes = figure.subplots(len(asleep), 2, squeeze=False)
-    for row, group in zip(axes, asleep, strict=True):
+    figure = Figure(figsize=(6.4, 3.0 * len(slept)), layout="constrained")
+    axes = figure.subplots(len(slept), 2, squeeze=False)
+    for row, group in zip(axes, slept, strict=True):
         records = [result.record for result in group.results.values()]
         before = np.mean([record.awake for record in records], axis=0)
         after = np.mean([record.asleep for record in records], axis=0)
@@ -96,6 +170,3 @@ def _save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
     write_atomically(path, lambda stream: figure.savefig(stream, dpi=150, format="png"))
     return path
-
-
-assert set(STYLE) == set(ARMS)

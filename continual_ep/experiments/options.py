@@ -3,12 +3,11 @@
 Nothing here imports torch: the command line checks a configuration before it starts anything heavy.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.options import Options, option, option_fields
+from continual_ep.options import Options, option
 
 Count = Annotated[int, ("ge", 1)]
 
@@ -58,8 +57,11 @@ class StreamOptions(Options):
     experiences: Count | list[Count] | list[list[int]] | None = option(
         5, "how many, or a list with the number of classes, or the classes, in each"
     )
-    order_seed: int | None = option(
-        0, "seed of the class order, not of the run; null: the natural order", ge=0
+    order_seed: int | Literal["seed"] | None = option(
+        "seed",
+        "seed of the class order; seed: that of the cell, so that each seed has an order of its own, "
+        "shared by all arms and learners; null: the natural order",
+        ge=0,
     )
     class_order: list[int] | None = option(None, "explicit class order, first to last")
     classes: Count | list[int | str] | str | None = option(
@@ -140,81 +142,3 @@ class TrainingOptions(Options):
             raise ConfigurationError(
                 "weights that flip do not decay: weight_decay is for sgd and adam"
             )
-
-
-@dataclass(frozen=True)
-class RehearsalOptions(Options):
-    """Exemplars replayed while awake."""
-
-    per_class: int | None = option(2, "exemplars kept of each class", ge=1)
-    total: int | None = option(None, "exemplars kept in all, instead of per_class", ge=1)
-    selection: Literal["reservoir", "class-balanced", "herding"] = option(
-        "class-balanced", "which samples are kept; reservoir needs total"
-    )
-    batch_size: int | None = option(
-        None, "samples of a mixed batch; null: training.batch_size", ge=1
-    )
-    share: float | Literal["proportional"] = option(
-        0.2, "part of a mixed batch that is exemplars", gt=0, lt=1
-    )
-
-    @classmethod
-    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A total stands instead of the default number per class."""
-        if values.get("total") and "per_class" not in values:
-            return {**values, "per_class": None}
-        return values
-
-    def check_combination(self) -> None:
-        if (self.per_class is None) == (self.total is None):
-            raise ConfigurationError("give either per_class or total (set the other to null)")
-
-
-@dataclass(frozen=True)
-class SleepOptions(Options):
-    """Sleep replay after experiences. A constant left at null is the preset's."""
-
-    when: Literal["every", "last"] | list[int] = option(
-        "every", "after which experiences: every, last, or a list from 0", ge=0
-    )
-    preset: str = option("calibrated", "calibrated, tadros2022:mnist, ...")
-    dreams: Literal["mean", "experience-mean", "class-means"] = option("mean", "what is dreamt of")
-    hold: int = option(1, "steps for which class-means dreams of one class", ge=1)
-    exclude: list[str] = option(list, "names of weights that stay as they are")
-    diary: bool = option(False, "write what happened in each night into a file")
-    steps: int | None = option(None, "length of the first night", ge=1)
-    growth: float | None = option(None, "of each later night", ge=0)
-    increase: float | None = option(None, "step up of a synapse", ge=0)
-    decrease: float | None = option(None, "step down of a synapse", ge=0)
-    gate_width: float | None = option(None, "of the gate, in weight units", gt=0)
-    leak: float | None = option(None, "what a membrane keeps in a step", ge=0, le=1)
-    time_step: float | None = option(None, "of the sleep, in seconds", gt=0)
-    max_rate: float | None = option(None, "Hz, of an input of 1", gt=0)
-    window: int | Literal["auto", "whole"] | None = option(
-        None, "side of the dreamt image window in pixels", ge=1
-    )
-    subset: float | None = option(
-        None, "part of the inputs that dream in a step, where there is no window", ge=0, le=1
-    )
-    thresholds: list[float] | Literal["calibrated"] | None = option(None, "one per layer", gt=0)
-    gain_scale: float | None = option(None, "of the published layer gains", gt=0)
-    firing_rate: float | None = option(None, "calibration of hidden layers", ge=0, le=1)
-    output_threshold: float | None = option(None, "calibration of the output", gt=0)
-    calibration_steps: int | None = option(None, "steps of the calibration", ge=1)
-    feedback: bool | None = option(None, "currents from the layer above")
-    biases: Literal["ignore", "current", "zero-output"] | None = option(
-        None, "what biases do asleep"
-    )
-    quiet_steps: int | Literal["never"] | None = option(
-        None, "wake up when nobody has fired for so long", ge=1
-    )
-
-    def constants(self) -> dict[str, Any]:
-        """The constants that replace the preset's, by the names the sleep gives them."""
-        # The words stand for None, which already means "the preset's" here.
-        words = {"window": "whole", "thresholds": "calibrated", "quiet_steps": "never"}
-        plugin = {"when", "preset", "dreams", "hold", "exclude", "diary"}
-        names = {field.name for field in option_fields(type(self))} - plugin
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        constants = {n: None if v == words.get(n) else v for n, v in given.items()}
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in constants.items()}

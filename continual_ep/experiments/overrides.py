@@ -77,24 +77,3 @@ def choose_learning(values: dict[str, Any], names: Sequence[str]) -> None:
         if name is not None
     }
     values["learning"] = [known.get(name, name) for name in names]
-
-
-def switch(values: dict[str, Any], group: str, word: str) -> None:
-    """``--sleep`` and ``--rehearsal``: ``off`` removes the arms, another word chooses what is on.
-
-    :param word: ``"off"``, a preset of the sleep, or the number of exemplars of each class.
-    :raises ConfigurationError: for exemplars that are no number.
-    """
-    if word == "off":
-        values[group] = None
-        if isinstance(values.get("arms"), list):
-            values["arms"] = [arm for arm in values["arms"] if group not in str(arm)]
-    elif group == "sleep":
-        assign(values, ["sleep", "preset"], word)
-    elif word.isdigit():
-        assign(values, ["rehearsal", "per_class"], int(word))
-        assign(values, ["rehearsal", "total"], None)
-    else:
-        raise ConfigurationError(
-            f"--rehearsal {word!r} is neither off nor a number of exemplars of each class"
-        )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from continual_ep.arms import MECHANISMS, mechanism_class
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.config import RunConfig
 from continual_ep.options import Choice, Options, group_of, option_fields, plain_values
@@ -37,6 +38,13 @@ def sections() -> Iterator[Section]:
         group = group_of(hints[field.name])
         # An entry of a list of groups is numbered, as in --set learning.0.beta=0.1.
         prefix = f"{field.name}.N." if get_origin(hints[field.name]) is list else f"{field.name}."
+        if field.name == "mechanisms":
+            yield Section(field.name, f"{field.metadata['help']}; see docs/arms.md", [])
+            for name in (name for name in MECHANISMS if name != "sleep"):
+                mechanism = mechanism_class(name)
+                options = list(_options(mechanism, f"mechanisms.{name}."))
+                yield Section(f"mechanisms: {name}", _meaning(mechanism), options)
+            continue
         if group is None:
             rest.append(_option("", field, hints[field.name]))
             continue

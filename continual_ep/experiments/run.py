@@ -4,16 +4,19 @@ import os
 from pathlib import Path
 
 from rich.console import Console
+from torch import Tensor
 
-from continual_ep.errors import ContinualEPError, warnings_to
-from continual_ep.experiments.build import build_cell, build_stream, check_device
+from continual_ep.errors import ConfigurationError, ContinualEPError, warnings_to
+from continual_ep.experiments.build import Built, Refusal, Streams, build_cell, check_device
+from continual_ep.experiments.cell import limited_threads
 from continual_ep.experiments.cells import RESULT, Cell, cells_of
-from continual_ep.experiments.compare import Comparison, compare, show
+from continual_ep.experiments.compare import Comparison, compare
 from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.display import Display
 from continual_ep.experiments.environment import environment
 from continual_ep.experiments.folder import check_folder, note_environment, opened_folder
 from continual_ep.experiments.randomness import preserved_rng
+from continual_ep.experiments.report import show, write
 from continual_ep.experiments.workers import RunningCells, run_here, run_in_processes
 from continual_ep.streams import ContinualBenchmark
 
@@ -33,17 +36,18 @@ def run(config: RunConfig, *, console: Console | None = None, fork: bool = False
     console = console or Console()
     check_folder(config)
     check_device(config.device)
+    streams = Streams(config)
     with warnings_to(lambda text: console.print(f"warning: {text}", markup=False, highlight=False)):
-        benchmark = build_stream(config)
-    _check_cells(config, benchmark)
+        streams.of(config.seeds[0])
+    cells = possible_cells(config, streams, console)
     with opened_folder(config) as folder:
         note_environment(folder, environment(config))
-        failed = _train(config, benchmark, folder, console, fork)
-        if len(failed) == len(cells_of(config)):
+        failed = _train(config, streams, cells, folder, console, fork)
+        if len(failed) == len(cells):
             raise ContinualEPError(_failure(failed, folder))
         comparison = compare([folder])
         show(comparison, console)
-        figures = comparison.write(folder)
+        figures = write(comparison, folder)
         console.print(f"results: {folder}", highlight=False, soft_wrap=True)
         console.print(f"figure:  {figures[0]}", highlight=False, soft_wrap=True)
         if failed:
@@ -51,27 +55,58 @@ def run(config: RunConfig, *, console: Console | None = None, fork: bool = False
         return comparison
 
 
-def _check_cells(config: RunConfig, benchmark: ContinualBenchmark) -> None:
-    """Builds each kind of cell once: what cannot work is refused before there is a folder."""
+def possible_cells(config: RunConfig, streams: Streams, console: Console) -> list[Cell]:
+    """The cells of a run without those whose mechanisms cannot work with their learner.
+
+    Builds each kind of cell once: what cannot work is refused before there is a folder.
+
+    :param console: where it is said what is left out, and why.
+    :raises ConfigurationError: for an arm that works with none of the learners.
+    """
+    benchmark = streams.of(config.seeds[0])
     example = benchmark.train_stream[0].dataset[0][0].unsqueeze(0)
-    with preserved_rng(), warnings_to(lambda text: None):
-        for cell in cells_of(config):
-            if cell.seed == config.seeds[0]:
-                built = build_cell(config, cell, benchmark)
-                for plugin in built.plugins.values():
-                    if hasattr(plugin, "check"):
-                        plugin.check(built.strategy, benchmark.train_stream[0], example)
+    refused: dict[tuple[str, str], str] = {}
+    cells = cells_of(config)
+    # With the threads of the workers: a process that has started more must not fork.
+    with limited_threads(config.threads), preserved_rng(), warnings_to(lambda text: None):
+        for cell in cells:
+            if cell.seed != config.seeds[0]:
+                continue
+            try:
+                _check_cell(build_cell(config, cell, benchmark), benchmark, example, cell)
+            except Refusal as refusal:
+                refused[cell.label, cell.arm.label] = str(refusal)
+    possible = [cell for cell in cells if (cell.label, cell.arm.label) not in refused]
+    working = {cell.arm.label for cell in possible}
+    for (label, arm), reason in refused.items():
+        if arm not in working:
+            raise ConfigurationError(f"arm {arm!r}: {reason}")
+        text = f"left out: {label} | {arm}: {reason}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    # Numbered anew: the number of a cell is its place in the list.
+    return [cell._replace(number=number) for number, cell in enumerate(possible)]
+
+
+def _check_cell(built: Built, benchmark: ContinualBenchmark, example: Tensor, cell: Cell) -> None:
+    for plugin in built.assembly.plugins:
+        check = getattr(plugin, "check", None)
+        if check is None:
+            continue
+        try:
+            check(built.strategy, benchmark.train_stream[0], example)
+        except ConfigurationError as error:
+            raise Refusal(f"it cannot work with {cell.label}: {error}") from error
 
 
 def _train(
     config: RunConfig,
-    benchmark: ContinualBenchmark,
+    streams: Streams,
+    cells: list[Cell],
     folder: Path,
     console: Console,
     fork: bool,
 ) -> list[Cell]:
-    """Trains what is left to train; returns the cells that failed."""
-    cells = cells_of(config)
+    """Train what is left to train; return the cells that failed."""
     waiting = [cell for cell in cells if not (cell.folder(folder) / RESULT).exists()]
     if len(waiting) < len(cells):
         done = len(cells) - len(waiting)
@@ -79,7 +114,7 @@ def _train(
     display = Display(
         console,
         cells,
-        experiences=len(benchmark.test_stream),
+        experiences=len(streams.of(config.seeds[0]).test_stream),
         epochs=config.training.epochs,
     )
     workers = worker_count(config, len(waiting))
@@ -88,9 +123,9 @@ def _train(
     fork = fork and config.stream.images.backbone is None
     with display.watching(len(waiting)) as listener:
         if workers == 1:
-            run_here(RunningCells(config, folder, benchmark), waiting, listener)
+            run_here(RunningCells(config, folder, streams), waiting, listener)
         else:
-            setup = RunningCells(config, folder, benchmark if fork else None)
+            setup = RunningCells(config, folder, streams if fork else None)
             method = "fork" if fork else "spawn"
             run_in_processes(setup, waiting, listener, workers=workers, method=method)
     return [cell for cell, _ in display.problems]
@@ -99,7 +134,7 @@ def _train(
 def _failure(cells: list[Cell], folder: Path) -> str:
     first = cells[0]
     return (
-        f"{len(cells)} of the cells failed, the first being {first.label}, {first.arm}, seed "
+        f"{len(cells)} of the cells failed, the first being {first.label}, {first.arm.label}, seed "
         f"{first.seed} (see above). What is complete is in {folder}; the same command tries the "
         "others again"
     )

@@ -25,21 +25,24 @@ Setup = Callable[[], Callable[[Cell, Listener], None]]
 class RunningCells:
     """The :data:`Setup` of a run's cells.
 
-    :param benchmark: the stream, if the worker inherits it by fork; None to build it in the worker.
+    :param streams: the streams, if the worker inherits them by fork; None to build them there.
     """
 
     config: RunConfig
     folder: Path
-    benchmark: Any = None
+    streams: Any = None
 
     def __call__(self) -> Callable[[Cell, Listener], None]:
-        from continual_ep.experiments.build import build_stream
-        from continual_ep.experiments.cell import CellRun
+        from continual_ep.experiments.build import Streams
+        from continual_ep.experiments.cell import CellRun, limited_threads
 
-        with warnings_to(lambda text: None):  # the parent has shown them
-            benchmark = self.benchmark or build_stream(self.config)
+        streams = self.streams or Streams(self.config)
 
         def run(cell: Cell, listener: Listener) -> None:
+            # The parent has shown the warnings. After a fork torch's other threads are gone, and work
+            # that is given to them is never done.
+            with limited_threads(self.config.threads), warnings_to(lambda text: None):
+                benchmark = streams.of(cell.seed)
             CellRun(self.config, cell, benchmark, self.folder, listener).run()
 
         return run

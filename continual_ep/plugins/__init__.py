@@ -10,10 +10,12 @@ from continual_ep.plugins.gdumb import GDumb
 from continual_ep.plugins.grapes import Grapes
 from continual_ep.plugins.icarl import ICaRL
 from continual_ep.plugins.labels_trick import LabelsTrick
+from continual_ep.plugins.owm import OWM
 from continual_ep.plugins.sleep_replay import SleepReplay
 from continual_ep.plugins.weight_averaging import WeightAveraging
 
 __all__ = [
+    "OWM",
     "Augmentation",
     "AwakeRehearsal",
     "BatchFeed",

@@ -175,7 +175,7 @@ class _Walk:
             f"{name}.weight" if name else "weight",
             module.weight,  # type: ignore[arg-type]
             module.bias,  # type: ignore[arg-type]
-            kernel=_kernel(module) if isinstance(module, nn.Conv2d) else None,
+            kernel=convolution_kernel(module) if isinstance(module, nn.Conv2d) else None,
             pooling=pooling,
             shape=tuple(incoming.shape[1:]),
         )
@@ -278,7 +278,7 @@ def _cannot_sleep(module: nn.Module, incoming: Tensor | None) -> str | None:
     return None
 
 
-def _kernel(module: nn.Conv2d) -> Kernel:
+def convolution_kernel(module: nn.Conv2d) -> Kernel:
     size: Any = module.kernel_size
     padding: Any = module.padding
     if padding == "valid":
