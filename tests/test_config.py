@@ -31,7 +31,6 @@ from continual_ep.experiments.overrides import (
     assign,
     choose_learning,
     parsed_assignment,
-    switch,
 )
 from continual_ep.experiments.reference import all_options, markdown_table
 from continual_ep.experiments.run import run
@@ -185,15 +184,13 @@ def test_seeds_and_shorthands() -> None:
     assert seeds_from("0:3") == [0, 1, 2]
     assert config_from({"seeds": "4"}).seeds == config_from({"seeds": 4}).seeds == [4]
     assert config_from({"learning": "backprop"}).learning[0].rule == "backprop"
-    assert config_from({"rehearsal": {"total": 30}}).rehearsal.per_class is None  # type: ignore[union-attr]
+    [arm] = config_from({"rehearsal": {"total": 30}, "arms": "er"}).parsed_arms()
+    assert arm.mechanisms["er"].per_class is None  # type: ignore[attr-defined]
 
 
 def test_switching_sleep_off_removes_its_arms() -> None:
-    assert config_from({"sleep": None}).arms == ["sequential", "rehearsal"]
+    assert config_from({"sleep": None}).arms == ["sequential", "er"]
     assert config_from({"sleep": None, "rehearsal": None}).arms == ["sequential"]
-    values: dict[str, object] = {"arms": ["sleep", "sequential"]}
-    switch(values, "sleep", "off")
-    assert config_from(values).arms == ["sequential"]
 
 
 def test_the_folder_is_named_by_what_changes_numbers() -> None:
@@ -213,7 +210,7 @@ def test_dotted_assignments() -> None:
     config = config_from(values)
     before = RunConfig().learning[0].options.free_steps
     assert config.stream.experiences == 2
-    assert config.sleep is not None and config.sleep.steps == 7
+    assert config.sleep is not None and config.sleep.options.steps == 7
     assert [entry.options.free_steps for entry in config.learning] == [before, 4]
     assert config.seeds == [0, 1]
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Sequence
+from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from continual_ep.arms import MECHANISMS, mechanism_class
@@ -42,8 +43,8 @@ def sections() -> Iterator[Section]:
             yield Section(field.name, f"{field.metadata['help']}; see docs/arms.md", [])
             for name in (name for name in MECHANISMS if name != "sleep"):
                 mechanism = mechanism_class(name)
-                options = list(_options(mechanism, f"mechanisms.{name}."))
-                yield Section(f"mechanisms: {name}", _meaning(mechanism), options)
+                entries = list(_options(mechanism, f"mechanisms.{name}."))
+                yield Section(f"mechanisms: {name}", _meaning(mechanism), entries)
             continue
         if group is None:
             rest.append(_option("", field, hints[field.name]))
@@ -81,6 +82,8 @@ def _options(
         if field in known:
             continue
         nested = group_of(hints[field.name])
+        if nested is not None and issubclass(group, nested):
+            nested = None  # a preset may be given as such a group; in a file it is a name
         option = _option(prefix, field, hints[field.name])
         if nested is None and issubclass(group, Choice) and field.name == group.key:
             yield option._replace(values=", ".join(group.choices()), default=_names(group, field))
@@ -115,8 +118,19 @@ def _option(prefix: str, field: dataclasses.Field[Any], annotation: Any) -> Opti
     return Option(prefix + field.name, _values(annotation), json.dumps(default), help)
 
 
+#: Types of YAML values in words.
+WORDS: dict[Any, str] = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true, false",
+    type(None): "null",
+    Any: "any",
+}
+
+
 def _values(annotation: Any) -> str:
-    """A type in the words of a reader of YAML."""
+    """A type in the words of a reader of YAML; empty for functions and objects."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _values(arguments[0])
@@ -126,10 +140,9 @@ def _values(annotation: Any) -> str:
         return "keys and values"
     if origin is Literal:
         return ", ".join(str(word) for word in arguments)
-    if origin is Union or arguments:
-        return " or ".join(_values(part) for part in arguments)
-    names = {int: "integer", float: "number", str: "text", bool: "true, false", type(None): "null"}
-    return names.get(annotation, str(annotation))
+    if origin in (Union, UnionType):
+        return " or ".join(words for part in arguments if (words := _values(part)))
+    return WORDS.get(annotation, "")
 
 
 def markdown_table(part: str | None = None) -> str:
