@@ -86,8 +86,8 @@ def test_the_arm_without_sleep():
 def test_another_sleep_algorithm_takes_when_and_where_only():
     options = {"sleep": {"steps": 50, "when": "last"}, "sleep:downscaling": {"exclude": ["head"]}}
     [sleep] = parse_arm("sleep:downscaling", options).mechanisms.values()
-    assert sleep.name == "downscaling"
-    assert (sleep.schedule.when, sleep.schedule.exclude) == ("last", ("head",))
+    assert sleep.algorithm == "downscaling"
+    assert (sleep.when, sleep.exclude) == ("last", ("head",))
 
 
 def test_mechanisms_are_installed_in_one_order():

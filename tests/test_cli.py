@@ -89,7 +89,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_flags(configured: Any) -> None:
     config = configured(
         *"--stream mnist --experiences 2 --order-seed 7 --root here --download --hidden 30,20".split(),
-        *"--learning bptt,backprop --epochs 3 --sleep tadros2022 --rehearsal 5".split(),
+        *"--learning bptt,backprop --epochs 3 --sleep tadros2022 --arms er:5,sleep".split(),
         *"--seeds 4:6 --workers 1 --threads 2 --out there --tensorboard".split(),
     )
     stream = config.stream
@@ -99,16 +99,16 @@ def test_flags(configured: Any) -> None:
     assert config.network.options.hidden == [30, 20]
     assert [entry.rule for entry in config.learning] == ["bptt", "backprop"]
     assert config.training.epochs == 3
-    assert config.sleep.preset == "tadros2022" and config.rehearsal.per_class == 5
+    assert config.sleep.options.preset == "tadros2022" and config.arms == ["er:5", "sleep"]
     assert (config.seeds, config.workers, config.threads, config.out) == ([4, 5], 1, 2, "there")
 
 
 def test_flags_win_over_the_file_and_set_over_flags(configured: Any, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("training: {epochs: 7, batch_size: 3}\narms: [sleep, sequential]")
-    config = configured(str(path), "--epochs", "5", "--set", "training.epochs=4", "--sleep", "off")
+    config = configured(str(path), "--epochs", "5", "--set", "training.epochs=4", "--arms", "ewc")
     assert (config.training.epochs, config.training.batch_size) == (4, 3)
-    assert config.arms == ["sequential"]
+    assert config.arms == ["ewc"]
 
 
 def test_without_anything_it_is_the_demo(configured: Any) -> None:
@@ -136,7 +136,11 @@ def test_every_option_can_be_set(configured: Any) -> None:
         ("--set training.epochs=0", ["training.epochs", "greater than or equal to 1"]),
         ("--hidden many", ["--hidden 'many'"]),
         ("--seeds 3:1", ["seeds", "0:3"]),
-        ("--rehearsal some", ["--rehearsal 'some'"]),
+        ("--arms er:some", ["arm 'er:some'", "per_class"]),
+        ("--arms er:0", ["per_class", "greater than or equal to 1"]),
+        ("--arms ewcc", ["did you mean 'ewc'"]),
+        ("--arms ewc,ewc", ["more than once"]),
+        ("--arms ncm+sleep", ["without a trained network"]),
         ("--sleep nap --out {tmp}/new", ["'nap'", "calibrated"]),
         ("--device cuda:99 --out {tmp}/new", ["cuda:99"]),
         ("--experiences 11 --out {tmp}/new", ["11", "10 classes"]),

@@ -22,7 +22,7 @@ class Sleep(SleepSchedule, Choice, Mechanism):
 
     key: ClassVar[str] = "algorithm"
     main: ClassVar[str | None] = "algorithm"
-    sources: ClassVar[tuple[str, ...]] = ("tadros2022", "kubo2025")
+    sources: ClassVar[tuple[str, ...]] = ("tadros2022",)
 
     algorithm: str = option("src", "how weights change during sleep")
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from continual_ep.arms import MECHANISMS, Arm, mechanism_class, parse_arms
+from continual_ep.arms.arm import split_names
 from continual_ep.arms.sleep import Sleep
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.options import StreamOptions, TrainingOptions
@@ -213,9 +214,13 @@ class RunConfig(Options):
         """
         off = {name for name in ("sleep", "rehearsal") if values.get(name, name) is None}
         values = {key: value for key, value in values.items() if key not in off}
-        if off and "arms" not in values:
-            lost = {"er" if name == "rehearsal" else name for name in off}
-            values["arms"] = [arm for arm in ARMS if not lost & set(arm.split("+"))]
+        lost = {"er" if name == "rehearsal" else name for name in off}
+        values.setdefault("arms", [arm for arm in ARMS if not lost & set(arm.split("+"))])
+        for arm in values["arms"] if isinstance(values["arms"], list) else []:
+            without = lost & {part.partition(":")[0] for part in split_names(str(arm))}
+            if without:
+                text = f"arm {arm!r} needs the group {min(without)}, which is null"
+                raise OptionsError(cls.__name__, [("", text)])
         if "rehearsal" in values:
             mechanisms = values.get("mechanisms") or {}
             if "er" in mechanisms:
