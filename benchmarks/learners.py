@@ -29,6 +29,7 @@ from continual_ep.learning import (
     DeepFeedbackControl,
     DendriticLocalizedLearning,
     EquilibriumPropagation,
+    LinearResponse,
     SquaredError,
 )
 from continual_ep.networks import MLP, MRNN, ConvolutionalRNN, DendriticRNN
@@ -85,16 +86,18 @@ def glorot(sizes: list[int]) -> list[float]:
 def fre(
     hidden: list[int], scale: float, steps: tuple[int, int], repaired: bool, dtype=torch.float32
 ) -> Setting:
-    """FRE-RNN: published, or divided by its feedback scales with the teaching signal as a difference."""
-    more = {"corrected": True, "teaching": "difference"} if repaired else {}
-    learning = EquilibriumPropagation(
-        0.1,
-        estimator="one-sided",
-        nudging="force",
-        update="postsynaptic",
-        free_steps=steps[0],
-        nudged_steps=steps[1],
-        **more,
+    """FRE-RNN: published, or by its linear response, divided by its feedback scales."""
+    learning = (
+        LinearResponse(*steps, update="postsynaptic", corrected=True)
+        if repaired
+        else EquilibriumPropagation(
+            0.1,
+            estimator="one-sided",
+            nudging="force",
+            update="postsynaptic",
+            free_steps=steps[0],
+            nudged_steps=steps[1],
+        )
     )
     sizes = [784, *hidden, 10]
 

@@ -18,8 +18,8 @@ ALL_RULES = list(LEARNING_RULES)
 CLASSES, SIDE = 3, 6
 
 
-def example_network(kind, seed=0, **options):
-    """A small network in float64 for inputs of 6 by 6 and 3 classes.
+def example_network(kind, seed=0, sizes=(SIDE * SIDE, 8, 7, CLASSES), **options):
+    """A small network in float64, by default for inputs of 6 by 6 and 3 classes.
 
     Its activation is smooth and bounded in [0, 1], which suits every rule.
     """
@@ -27,7 +27,7 @@ def example_network(kind, seed=0, **options):
     known = inspect.signature(make).parameters
     given = {"activation": "shifted-sigmoid", "readout": "activated", "channels": [2], **options}
     given = {name: value for name, value in given.items() if name in known}
-    first = {"sizes": [SIDE * SIDE, 8, 7, CLASSES]}
+    first = {"sizes": list(sizes)}
     if "channels" in known:
         first = {"input_shape": (1, SIDE, SIDE), "classes": CLASSES}
     return make(**first, **given, generator=torch.Generator().manual_seed(seed)).double()

@@ -14,8 +14,9 @@ from registry import (
     gradients,
 )
 
-from continual_ep.learning import LEARNING_RULES
+from continual_ep.learning import LEARNING_RULES, SquaredError
 from continual_ep.networks import NETWORKS, RecurrentModule
+from continual_ep.streams import class_incremental
 
 RECURRENT = [kind for kind in ALL_NETWORKS if issubclass(NETWORKS[kind], RecurrentModule)]
 
@@ -24,6 +25,9 @@ NOT_A_MEAN = {
     "continual": "weights change between the steps",
     "predictive-hebbian": "predictions are fitted on one part of the batch",
 }
+
+#: Options, epochs and momentum of rules whose gradient is too noisy for those of the others.
+NOISY = {"neuromodulated": ({}, 25, 0.9), "weight-perturbation": ({"draws": 20}, 25, 0.0)}
 
 
 def pairs(*left_out):
@@ -126,3 +130,23 @@ def test_synapses_name_the_weights_of_the_state_dict(kind):
     state = network.state_dict()
     for synapses in network.synapses():
         assert state[synapses.name].data_ptr() == synapses.weight.data_ptr()
+
+
+@pytest.mark.parametrize("rule", ALL_RULES)
+@pytest.mark.filterwarnings("ignore:the free phase did not settle")
+def test_every_rule_learns_the_digits(rule):
+    """Four times as many of its training images as by chance, with few units and epochs."""
+    options, epochs, momentum = NOISY.get(rule, ({}, 8, 0.9))
+    kind = next(kind for kind, partner in ALL_PAIRS if partner == rule)
+    learning = LEARNING_RULES[rule](**options)
+    network = example_network(kind, sizes=[64, 20, 10], learning=learning).float()
+    data = class_incremental("digits", 1, per_class=20).train_stream[0].dataset
+    x, y = torch.stack([sample[0] for sample in data]), torch.tensor(list(data.targets))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=momentum)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(20):
+            optimizer.zero_grad()
+            SquaredError()(network(x[batch]), y[batch]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        assert float((network(x).argmax(1) == y).double().mean()) > 0.4

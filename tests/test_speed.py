@@ -14,6 +14,7 @@ from continual_ep.learning import (
     CrossEntropy,
     EnsembleSGD,
     EquilibriumPropagation,
+    LinearResponse,
     SquaredError,
     StochasticEP,
 )
@@ -186,7 +187,7 @@ KINDS = {
     "own-time-steps": {"dt": TimeSteps(mean=0.5), "gain": 0.5},
     "scaled": {"feedback_scale": 0.5, "learning": replace(RULE, corrected=True)},
     "loss": {"learning": replace(RULE, nudging="loss")},
-    "difference": {"learning": replace(RULE, teaching="difference")},
+    "linear-response": {"learning": LinearResponse(30, 8)},
     "bptt": {"learning": BPTT(free_steps=30)},
 }
 
@@ -259,7 +260,7 @@ def test_ensembles_refuse_what_does_not_fit():
         ensemble(torch.rand(3, 5, 6))
     with pytest.raises(InputError, match="NaN"):
         ensemble(torch.full((2, 5, 6), torch.nan))
-    with pytest.raises(ConfigurationError, match="not by StochasticEP"):
+    with pytest.raises(ConfigurationError, match="cannot learn by StochasticEP"):
         Ensemble([network(learning=StochasticEP(averaged_steps=2))])(torch.rand(5, 6))
     with pytest.raises(ConfigurationError, match="no member 2"):
         ensemble.member(2)

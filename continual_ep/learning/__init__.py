@@ -13,6 +13,7 @@ from continual_ep.learning.equilibrium_gradient import EquilibriumGradient
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.feedforward import FeedforwardRule
 from continual_ep.learning.holomorphic import HolomorphicEP
+from continual_ep.learning.linear_response import LinearResponse
 from continual_ep.learning.losses import LOSSES, CrossEntropy, NudgingLoss, SquaredError
 from continual_ep.learning.predictive_hebbian import PredictiveHebbian
 from continual_ep.learning.reference import reference_gradients
@@ -27,6 +28,7 @@ from continual_ep.learning.weight_perturbation import WeightPerturbation
 #: Learning rules by name, for configurations.
 LEARNING_RULES: dict[str, type] = {
     "equilibrium-propagation": EquilibriumPropagation,
+    "linear-response": LinearResponse,
     "bptt": BPTT,
     "contrastive-hebbian": ContrastiveHebbian,
     "equilibrium-gradient": EquilibriumGradient,
@@ -61,6 +63,7 @@ __all__ = [
     "EquilibriumPropagation",
     "FeedforwardRule",
     "HolomorphicEP",
+    "LinearResponse",
     "NeuromodulatedEquilibriumLearning",
     "NudgingLoss",
     "PredictiveHebbian",

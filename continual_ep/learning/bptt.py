@@ -27,6 +27,7 @@ class BPTT(RecurrentRule):
     """
 
     sources = ("ernoult2019",)
+    supports_ensembles = True
 
     free_steps: int = option(20, "of the free phase", ge=1)
     backward_steps: int | None = option(None, "steps differentiated; null: all", ge=1)

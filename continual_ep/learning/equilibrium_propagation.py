@@ -21,6 +21,7 @@ from continual_ep.learning.adaptation import adapted
 from continual_ep.learning.rule import (
     FreePhase,
     SecondPhaseRule,
+    largest_force,
 )
 from continual_ep.options import option
 from continual_ep.relaxation import Nudge, Relaxation, settle
@@ -55,8 +56,6 @@ class EquilibriumPropagation(SecondPhaseRule):
         the published rule leaves in. A chain of layers with tied feedback :math:`\gamma_l d_l^T` has the
         energy :math:`\Phi = \sum_l c_l\, s_l \cdot d_l(s_{l-1}), c_l = \prod_{m>l} \gamma_m`, so with
         ``update="contrast"`` the corrected gradient is the exact one.
-    :param teaching: ``"states"``, or ``"difference"``: the signal travels as a small change around the free
-        equilibrium, the limit of a vanishing ``beta``, without rounding however small it is.
     :param adaptation_steps: see :mod:`continual_ep.learning.adaptation`; likewise ``adaptation_rate``.
     :param read_noise: of reading only: the dynamics stay deterministic (Peters and Talatchian 2025,
         arXiv:2503.22810). From torch's global generator.
@@ -67,6 +66,7 @@ class EquilibriumPropagation(SecondPhaseRule):
     """
 
     sources: ClassVar[tuple[str, ...]] = ("scellier2017", "laborieux2021")
+    supports_ensembles = True
 
     beta: float | tuple[float, ...] = option(0.2, "strength of the nudge", gt=0, min_length=1)
     estimator: Literal["centered", "one-sided", "random-sign"] = option(
@@ -82,9 +82,6 @@ class EquilibriumPropagation(SecondPhaseRule):
         "contrast", "postsynaptic: change of the post- times free presynaptic state"
     )
     corrected: bool = option(False, "divide by the feedback scales between layer and output")
-    teaching: Literal["states", "difference"] = option(
-        "states", "difference: the force, carried as a small change"
-    )
     adaptation_steps: int = option(0, "steps of adjusted adaptation after the nudged phase", ge=0)
     adaptation_rate: float = option(
         0.1, "pull towards the free equilibrium in each of them", gt=0, lt=1
@@ -96,16 +93,11 @@ class EquilibriumPropagation(SecondPhaseRule):
 
     def check_combination(self) -> None:
         strongest = max(self.beta) if isinstance(self.beta, tuple) else self.beta
-        if self.teaching == "difference" and (self.nudging == "loss" or self.adaptation_steps):
+        if self.nudging != "force" and strongest >= 1 and self.estimator != "one-sided":
             raise ConfigurationError(
-                "teaching='difference' carries the force alone: it needs nudging='force' and no adaptation"
+                f"beta is {self.beta}: a nudge away from the target is stable for beta < 1 only; for a "
+                "force that stays fixed use nudging='force'"
             )
-        if self.nudging != "force" and self.teaching == "states" and strongest >= 1:
-            if self.estimator != "one-sided":
-                raise ConfigurationError(
-                    f"beta is {self.beta}: a nudge away from the target is stable for beta < 1 only; for "
-                    "a force that stays fixed use nudging='force'"
-                )
 
     @property
     def supports_cuda_graphs(self) -> bool:
@@ -119,13 +111,11 @@ class EquilibriumPropagation(SecondPhaseRule):
         scale = self._force_scale(phase, output_gradient)
         # Without a force anywhere there is nothing to divide.
         force = -output_gradient / torch.where(scale > 0, scale, 1.0)
-        if self.teaching == "difference":
-            return self._by_difference(phase, force, scale)
         betas = self._betas(scale)
         nudged, free = self._nudged_states(phase, force, betas)
         strength = -scale / (betas[0] - (betas[1] if len(betas) > 1 else 0.0))
         if phase.check_finite:
-            self._look_at_resolution(phase, nudged, free)
+            self._check_resolution(phase, nudged, free)
         if self.read_noise:
             nudged, free = self._read(nudged), self._read(free)
         if self.update == "contrast":
@@ -140,32 +130,7 @@ class EquilibriumPropagation(SecondPhaseRule):
         spread = self.read_noise / self.reads**0.5
         return [state + spread * torch.randn_like(state) for state in states]
 
-    def _by_difference(
-        self, phase: FreePhase, force: Tensor, scale: Tensor
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """The limit of a vanishing beta: small changes settle around the free equilibrium."""
-        clamped, states = phase.clamped, phase.states
-        settled = settle(
-            clamped.linearised(clamped.slopes(states), corrected=self.corrected),
-            phase.network.relaxation,
-            steps=self.nudged_steps,
-            tolerance=self.tolerance,
-            nudge=lambda current, state: current.add_(force),
-            phase="teaching phase",
-            check_finite=phase.check_finite,
-        )
-        changes = [-scale * change for change in settled.states]
-        if self.update == "postsynaptic":
-            return clamped.hebbian_product(changes, states)
-        if self.corrected:  # in units of their own layers, changes cannot be added up
-            factors = clamped.attenuations()
-            changes = [c * factor for c, factor in zip(changes, factors, strict=True)]
-        found = clamped.contrast_jvp(changes, states)
-        return (clamped.corrected(found[0]), found[1]) if self.corrected else found
-
-    def _look_at_resolution(
-        self, phase: FreePhase, nudged: list[Tensor], free: list[Tensor]
-    ) -> None:
+    def _check_resolution(self, phase: FreePhase, nudged: list[Tensor], free: list[Tensor]) -> None:
         """Warn, once, of a signal that is lost in the rounding of the states that carry it."""
         factors = phase.clamped.attenuations()
         limit = RESOLUTION.get(free[0].dtype, 0.0)
@@ -179,7 +144,7 @@ class EquilibriumPropagation(SecondPhaseRule):
                     "signal lost in rounding",
                     f"the teaching signal is lost in rounding: in layer {layer} it is {signal:.1g} of states "
                     f"up to {size:.2g} in {str(b.dtype).removeprefix('torch.')}. Use "
-                    "teaching='difference', a larger feedback_scale, or network.double().",
+                    "LinearResponse, a larger feedback_scale, or network.double().",
                 )
                 return
 
@@ -208,12 +173,9 @@ class EquilibriumPropagation(SecondPhaseRule):
         if not output_gradient.numel():
             return output_gradient.new_zeros(())
         weights = self._loss_weights(phase)
-        sizes = (
-            weights.abs()
-            if weights is not None
-            else output_gradient.flatten(samples + 1).norm(dim=-1)
-        )
-        largest = sizes.amax(-1)
+        if weights is None:
+            return largest_force(output_gradient, samples)
+        largest = weights.abs().amax(-1)
         return largest.view(-1, 1, 1) if samples else largest
 
     def _loss_weights(self, phase: FreePhase) -> Tensor | None:
@@ -221,7 +183,7 @@ class EquilibriumPropagation(SecondPhaseRule):
 
         :raises ConfigurationError: when it has to be, and is none of ours.
         """
-        if self.nudging == "force" or self.teaching == "difference":
+        if self.nudging == "force":
             return None
         terms = phase.nudging.single_loss()
         if self.nudging == "loss" and terms is None:

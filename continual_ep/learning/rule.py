@@ -34,6 +34,18 @@ class FreePhase:
     check_finite: bool = True
 
 
+def largest_force(output_gradient: Tensor, batch_dim: int = 0) -> Tensor:
+    """The norm of the gradient of the sample that errs most.
+
+    :param output_gradient: dL/ds of the last layer.
+    :returns: one number, or one for each member of an ensemble, ``(members, 1, 1)``.
+    """
+    if not output_gradient.numel():
+        return output_gradient.new_zeros(())
+    norms = output_gradient.flatten(batch_dim + 1).norm(dim=-1)
+    return norms.amax(1).view(-1, 1, 1) if batch_dim else norms.amax()
+
+
 def require_layers(rule: object, network: SettlingNetwork) -> None:
     """:raises ConfigurationError: for a network that is no stack of dense layers."""
     if not network.layered:
@@ -57,6 +69,9 @@ class RecurrentRule(Options, ABC):
 
     free_steps: int
     tolerance: float | None
+
+    #: Whether it learns an :class:`~continual_ep.networks.Ensemble`, whose members are stacked.
+    supports_ensembles = False
 
     @property
     def supports_cuda_graphs(self) -> bool:

@@ -46,11 +46,12 @@ class StochasticEP(EquilibriumPropagation):
             raise ConfigurationError(
                 f"averaged_steps is {self.averaged_steps}; it must be less than the steps of each phase"
             )
-        if self.tolerance is not None or self.teaching != "states" or self.adaptation_steps:
+        if self.tolerance is not None or self.adaptation_steps:
             raise ConfigurationError(
-                "states that are drawn never settle: StochasticEP takes no tolerance, no adaptation, and "
-                "teaching='states'"
+                "states that are drawn never settle: StochasticEP takes no tolerance and no adaptation"
             )
+
+    supports_ensembles = False
 
     @property
     def supports_cuda_graphs(self) -> bool:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -176,18 +175,6 @@ class ClampedLayers:
         feedback = self._feedback_gradients(weights)
         return [*weights, *biases, *feedback], self._to_input(changes[0])
 
-    def contrast_jvp(
-        self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
-        below = [self.x, *states[:-1]]
-        weights = [change.mT @ pre for change, pre in zip(changes, below, strict=True)]
-        for layer in range(1, len(weights)):
-            weights[layer] += states[layer].mT @ changes[layer - 1]
-        biases = self._bias_gradients(*changes)
-        feedback = self._feedback_gradients(weights)
-        return [*weights, *biases, *feedback], self._to_input(changes[0])
-
     def attenuations(self) -> list[float]:
         """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
         return [math.prod(self.scales[layer:]) for layer in range(len(self.weights))]
@@ -197,12 +184,6 @@ class ClampedLayers:
         factors = self.attenuations()
         factors = [*factors, *(factors if self.biases else []), *factors[1:]]
         return [g / factor for g, factor in zip(gradients, factors, strict=False)]
-
-    def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallChanges":
-        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
-        ones = [1.0] * len(self.scales)
-        up, down = (list(self.scales), ones) if corrected else (ones, list(self.scales))
-        return SmallChanges(self, slopes, up, down)
 
     def _bias_gradients(self, *changes: Tensor) -> list[Tensor]:
         # Biases of an ensemble keep a dimension of one where samples are counted.
@@ -271,69 +252,3 @@ class ClampedLayers:
                 if not bool(value.isfinite().all()):
                     return f"{kind}[{number - 1}] holds NaN or infinity: lower the learning rate"
         return None
-
-
-@dataclass
-class Slope:
-    """The activation of small changes: a factor for each unit."""
-
-    factor: Tensor
-    name: str = "slope"
-    piecewise_linear: bool = True
-
-    def __call__(self, current: Tensor) -> Tensor:
-        return current * self.factor
-
-    def in_place(self, current: Tensor) -> Tensor:
-        return current.mul_(self.factor)
-
-    def slope(self, current: Tensor) -> Tensor:
-        return self.factor
-
-
-@dataclass
-class SmallChanges:
-    r"""A layered network of small changes around an equilibrium.
-
-    .. math:: \delta_l \leftarrow \rho_l' \left( g_l W_l \delta_{l-1} + h_{l+1} F_{l+1}^T \delta_{l+1} \right)
-
-    In their own units :math:`g = 1, h = \gamma`. In units of :math:`\prod_{m > l} \gamma_m` the scales change
-    sides, :math:`g = \gamma, h = 1`: a signal of 1 at the output is of order 1 in all layers.
-
-    :param up, down: g and h of each connection between dynamical layers.
-    """
-
-    network: ClampedLayers
-    slopes: Sequence[Tensor]
-    up: list[float]
-    down: list[float]
-
-    @property
-    def activations(self) -> list[Activation]:
-        return [Slope(factor) for factor in self.slopes]
-
-    @property
-    def time_steps(self) -> Sequence[Tensor] | None:
-        return self.network.time_steps
-
-    def initial_states(self) -> list[Tensor]:
-        """No change anywhere."""
-        return [torch.zeros_like(slope) for slope in self.slopes]
-
-    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-        """The current of a layer's change."""
-        addmm = torch.baddbmm if self.network.stacked else torch.addmm
-        total = torch.zeros_like(states[layer])
-        if layer > 0:
-            weight = self.network.weights[layer].mT
-            total = addmm(total, states[layer - 1], weight, alpha=self.up[layer - 1])
-        if layer + 1 < len(self.slopes):
-            back = self.network.feedback[layer]
-            total = addmm(total, states[layer + 1], back, alpha=self.down[layer])
-        return total if out is None else out.copy_(total)
-
-    def prepared(self, layer: int) -> Current:
-        return partial(self.current, layer)
-
-    def nonfinite_source(self) -> str | None:
-        return self.network.nonfinite_source()

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError
-from continual_ep.networks.clamped import Slope
 from continual_ep.networks.connections import Connection, Gates, Link, Values, Weights, per_sample
 from continual_ep.relaxation.activations import Activation
 from continual_ep.relaxation.products import operands
@@ -197,22 +195,6 @@ class ClampedGraph:
         parameters = self.wiring.parameters
         return [total[p] if p in total else torch.zeros_like(p) for p in parameters], moved
 
-    def contrast_jvp(
-        self, changes: Sequence[Tensor], states: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
-        _need_linear(self.wiring)
-        one, moved = self.hebbian_product(changes, states)
-        zero = torch.zeros_like(self.x)
-        two, _ = replace(self, x=zero).hebbian_product(states, changes)
-        names = [name for values in self.values for name in values]
-        # A bias sees the change of its layer alone.
-        found = [
-            a if name.endswith("bias") else a + b
-            for name, a, b in zip(names, one, two, strict=True)
-        ]
-        return found, moved
-
     def attenuations(self) -> list[float]:
         """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`; along the strongest way."""
         layers = len(self.wiring.shapes)
@@ -233,12 +215,6 @@ class ClampedGraph:
             for _ in connection.parameters()
         ]
         return [g / factor for g, factor in zip(gradients, each, strict=True)]
-
-    def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> "SmallGraphChanges":
-        """See :class:`~continual_ep.relaxation.protocols.ClampedDynamics`."""
-        _need_linear(self.wiring)
-        factors = self.attenuations() if corrected else [1.0] * len(slopes)
-        return SmallGraphChanges(self, list(slopes), factors)
 
     def parameter_vjp(
         self, adjoints: Sequence[Tensor], states: Sequence[Tensor]
@@ -307,61 +283,3 @@ class ClampedGraph:
                     name = f"connections.{place}.{name}"
                     return f"{name} holds NaN or infinity: lower the learning rate"
         return None
-
-
-def _need_linear(wiring: Wiring) -> None:
-    bent = [type(link.connection).__name__ for link in wiring.links if not link.connection.linear]
-    if bent:
-        raise ConfigurationError(
-            f"teaching='difference' needs currents that are linear in the states; {bent[0]} connections are "
-            "not: use teaching='states'"
-        )
-
-
-@dataclass
-class SmallGraphChanges:
-    r"""Small changes around an equilibrium, in units of the layers' attenuations :math:`c_l`.
-
-    .. math:: \delta_l \leftarrow \rho_l' \sum_k A_{lk}\, \frac{c_k}{c_l}\, \delta_k
-    """
-
-    network: ClampedGraph
-    slopes: list[Tensor]
-    factors: list[float]
-
-    @property
-    def activations(self) -> list[Activation]:
-        return [Slope(factor) for factor in self.slopes]
-
-    @property
-    def time_steps(self) -> Sequence[Tensor] | None:
-        return self.network.time_steps
-
-    def initial_states(self) -> list[Tensor]:
-        """No change anywhere."""
-        return [torch.zeros_like(slope) for slope in self.slopes]
-
-    def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-        """The current of a layer's change: without drives, without biases."""
-        own, number = self.factors[layer], layer + 1
-        total = torch.zeros_like(states[layer])
-        graph = self.network.wiring
-        for (source, target, connection), tensors in zip(
-            graph.links, self.network.tensors, strict=True
-        ):
-            if target == number and source > 0:
-                change = states[source - 1]
-                rest = connection.drive(torch.zeros_like(change[:1]), tensors)
-                part = connection.drive(change, tensors) - rest
-                total = total + self.factors[source - 1] / own * part
-            elif source == number and connection.has_feedback:
-                part = connection.back(states[target - 1], states[layer], tensors)
-                factor = connection.feedback_scale * self.factors[target - 1] / own
-                total = total + factor * part
-        return total if out is None else out.copy_(total)
-
-    def prepared(self, layer: int) -> Current:
-        return partial(self.current, layer)
-
-    def nonfinite_source(self) -> str | None:
-        return self.network.nonfinite_source()

@@ -49,9 +49,6 @@ class Connection(nn.Module):
     :raises ConfigurationError: an unknown feedback or a scale that cannot be.
     """
 
-    #: Whether the drive is linear in the source's state, biases aside.
-    linear = False
-
     #: Whether what comes back goes through gates that the source's state opened.
     gating = False
 
@@ -182,8 +179,6 @@ class Dense(Connection):
     :param bias: give the target biases, initially zero.
     :param bound: weights are drawn from :math:`U(\pm\mathrm{bound})`; default :math:`1/\sqrt{sources}`.
     """
-
-    linear = True
 
     def __init__(
         self,

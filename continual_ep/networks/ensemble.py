@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, InputError
-from continual_ep.learning.bptt import BPTT
-from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.networks.clamped import ClampedLayers
 from continual_ep.networks.layered import checked_values
 from continual_ep.networks.mrnn import MRNN
@@ -71,9 +69,10 @@ class Ensemble(RecurrentModule):
         :raises InputError: for an input that does not fit.
         :raises DivergenceError: when a state becomes NaN or infinite.
         """
-        if type(self.learning) not in (EquilibriumPropagation, BPTT):
+        if not self.learning.supports_ensembles:
             raise ConfigurationError(
-                f"an ensemble learns by EquilibriumPropagation or BPTT, not by {type(self.learning).__name__}"
+                f"an ensemble cannot learn by {type(self.learning).__name__}: use EquilibriumPropagation, "
+                "LinearResponse or BPTT"
             )
         return super().forward(x)
 

@@ -3,6 +3,7 @@ r"""Activation functions: the activation :math:`\rho(u)` of a unit as a function
 A new activation is one class and one line in :data:`ACTIVATIONS`.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -124,6 +125,24 @@ class Identity:
 
     def slope(self, current: Tensor) -> Tensor:
         return torch.ones_like(current)
+
+
+@dataclass
+class Slope:
+    """The activation of small changes around an equilibrium: a factor for each unit."""
+
+    factor: Tensor
+    name: str = "slope"
+    piecewise_linear: bool = True
+
+    def __call__(self, current: Tensor) -> Tensor:
+        return current * self.factor
+
+    def in_place(self, current: Tensor) -> Tensor:
+        return current.mul_(self.factor)
+
+    def slope(self, current: Tensor) -> Tensor:
+        return self.factor
 
 
 #: Activations of recurrent networks: bounded, or the relaxation may run away.

@@ -91,24 +91,11 @@ class ClampedDynamics(Clamped, Protocol):
         change by the same products.
         """
 
-    def contrast_jvp(self, changes: Sequence[Tensor], states: Sequence[Tensor]) -> Gradients:
-        r"""The change of what :meth:`contrast` differentiates, for small changes of the states."""
-
     def corrected(self, gradients: list[Tensor]) -> list[Tensor]:
         """Each gradient divided by the feedback scales between its layer and the output."""
 
     def attenuations(self) -> list[float]:
         """For each layer the product of the feedback scales between it and the output."""
-
-    def linearised(self, slopes: Sequence[Tensor], *, corrected: bool) -> Clamped:
-        r"""The network of small changes :math:`\delta` around an equilibrium, without a drive.
-
-        .. math:: \delta_l \leftarrow \rho_l'\,(A\,\delta)_l
-
-        :param slopes: :math:`\rho_l'(u_l)` there.
-        :param corrected: changes in units of :meth:`attenuations`, so that none is too small for its type.
-        :raises ConfigurationError: connections whose current is not linear in the state.
-        """
 
     def slopes(self, states: Sequence[Tensor]) -> list[Tensor]:
         r"""The slopes :math:`\rho_l'(u_l)` at ``states``."""
