@@ -14,10 +14,10 @@ import warnings
 from pathlib import Path
 
 import torch
+from other_learners.directed import DirectedNetwork
 
 from continual_ep.errors import DivergenceError
 from continual_ep.learning import SquaredError
-from continual_ep.networks import DirectedNetwork
 
 INPUTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 OPERATIONS = {"and": [0, 0, 0, 1], "or": [0, 1, 1, 1], "xor": [0, 1, 1, 0]}

@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 
 import torch
+from other_learners.sequence import SequenceRNN
 
 from continual_ep.learning import Backprop, CrossEntropy, DendriticLocalizedLearning
-from continual_ep.networks import SequenceRNN
 from continual_ep.streams import class_incremental
 
 RULES = {

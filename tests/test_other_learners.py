@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from avalanche.training.templates import SupervisedTemplate
+from other_learners.directed import DirectedNetwork
+from other_learners.sequence import SequenceRNN
 from torch import nn
 
 from continual_ep.errors import (
@@ -38,7 +40,7 @@ from continual_ep.learning import (
 from continual_ep.learning.deep_feedback_control import jacobians
 from continual_ep.learning.feedforward import ForwardPass
 from continual_ep.learning.predictive_hebbian import predicted
-from continual_ep.networks import CNN, MLP, MRNN, DendriticRNN, DirectedNetwork, SequenceRNN
+from continual_ep.networks import CNN, MLP, MRNN, DendriticRNN
 from continual_ep.plugins import Grapes, SleepReplay
 from continual_ep.plugins.grapes import importance, modulate
 from continual_ep.sleep import SleepParameters, sleep_replay

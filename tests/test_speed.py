@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batched_seeds import train_ensemble
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from continual_ep.errors import ConfigurationError, DivergenceError, InputError
-from continual_ep.experiments.side_by_side import learn_side_by_side
 from continual_ep.learning import (
     BPTT,
     CrossEntropy,
@@ -332,19 +332,19 @@ def digits_ensemble(seeds):
     return Ensemble([network((64, 30, 10), seed=seed, gain=0.45, learning=rule) for seed in seeds])
 
 
-def test_seeds_side_by_side_are_seeds_one_by_one():
+def test_an_ensemble_of_seeds_is_its_seeds_trained_alone():
     stream = class_incremental("digits", 5, per_class=30)
     night = SleepParameters(steps=200)
     options = {"learning_rates": 0.2, "batch_size": 10, "epochs": 8, "sleep": night}
     ensemble = digits_ensemble([0, 1])
-    records = learn_side_by_side(ensemble, stream, seeds=[0, 1], **options)
+    records = train_ensemble(ensemble, stream, seeds=[0, 1], **options)
     for seed, record in enumerate(records):
         own = digits_ensemble([seed])
-        (alone,) = learn_side_by_side(own, stream, seeds=[seed], **options)
+        (alone,) = train_ensemble(own, stream, seeds=[seed], **options)
         assert abs(record.awake - alone.awake).max() < 0.02
         assert record.trained == alone.trained == [0, 1, 2, 3, 4]
         assert record.awake[0, 0] > 0.9  # it does learn
         assert any(record.slept) and (record.asleep != record.awake).any()
         assert record.summary()["average_accuracy"] > 0.1
     with pytest.raises(ConfigurationError, match="1 seeds"):
-        learn_side_by_side(ensemble, stream, seeds=[0])
+        train_ensemble(ensemble, stream, seeds=[0])

@@ -6,14 +6,12 @@ from continual_ep.networks.cnn import CNN
 from continual_ep.networks.connections import Connection, Dense
 from continual_ep.networks.convolution import Convolution, ConvolutionalRNN
 from continual_ep.networks.dendrites import Dendritic, DendriticRNN
-from continual_ep.networks.directed import DirectedNetwork
 from continual_ep.networks.ensemble import Ensemble
 from continual_ep.networks.feedback_regulated import FeedbackRegulatedRNN
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.mlp import MLP
 from continual_ep.networks.mrnn import MRNN
 from continual_ep.networks.recurrent import RecurrentModule, Settling
-from continual_ep.networks.sequence import SequenceRNN
 from continual_ep.relaxation.activations import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS
 from continual_ep.synapses import Synapses
 
@@ -40,12 +38,10 @@ __all__ = [
     "Dendritic",
     "DendriticRNN",
     "Dense",
-    "DirectedNetwork",
     "Ensemble",
     "FeedbackRegulatedRNN",
     "RecurrentModule",
     "RecurrentNetwork",
-    "SequenceRNN",
     "Settling",
     "Synapses",
 ]

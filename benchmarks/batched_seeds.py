@@ -21,7 +21,7 @@ from continual_ep.streams.indexed_samples import IndexedSamples, index_samples
 EVALUATED_AT_ONCE = 1000
 
 
-def learn_side_by_side(
+def train_ensemble(
     ensemble: Ensemble,
     benchmark: Any,
     *,
