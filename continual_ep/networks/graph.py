@@ -14,13 +14,11 @@ from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.clamped_graph import ClampedGraph, Wiring
 from continual_ep.networks.connections import Connection, Link
 from continual_ep.networks.layered import checked_values, per_layer
-from continual_ep.networks.recurrent import RecurrentModule, relaxation_from
+from continual_ep.networks.recurrent import READOUTS, RecurrentModule, relaxation_from
 from continual_ep.relaxation import Relaxation
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.relaxation.time_steps import TimeSteps
 from continual_ep.synapses import Pooling, Synapses
-
-READOUTS = ("linear", "activated", "softmax")
 
 
 class RecurrentNetwork(RecurrentModule):

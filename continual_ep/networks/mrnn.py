@@ -20,6 +20,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.clamped import ClampedLayers
+from continual_ep.networks.connections import FEEDBACKS
 from continual_ep.networks.layered import (
     LayeredNetwork,
     checked_values,
@@ -27,13 +28,10 @@ from continual_ep.networks.layered import (
     per_layer,
     validated_sizes,
 )
-from continual_ep.networks.recurrent import RecurrentModule, relaxation_from
+from continual_ep.networks.recurrent import READOUTS, RecurrentModule, relaxation_from
 from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.synapses import Synapses
-
-READOUTS = ("linear", "activated", "softmax")
-FEEDBACKS = ("tied", "untied", "random")
 
 
 class MRNN(RecurrentModule, LayeredNetwork):
@@ -94,8 +92,10 @@ class MRNN(RecurrentModule, LayeredNetwork):
         self.sizes = validated_sizes(sizes, hidden=1 if readout == "softmax" else 0)
         self.activation, self.readout, self.feedback = activation, readout, feedback
         self.activations = self._activations(activation, readout)
-        if feedback not in FEEDBACKS:
-            raise ConfigurationError(f"feedback {feedback!r} is unknown; choose one of {FEEDBACKS}")
+        if feedback not in FEEDBACKS[:-1]:
+            raise ConfigurationError(
+                f"feedback {feedback!r} is unknown; choose one of {FEEDBACKS[:-1]}"
+            )
         links = len(self.activations) - 1
         self.feedback_scales = per_layer(feedback_scale, links, "feedback_scale") if links else []
         pairs = list(pairwise(self.sizes))

@@ -16,6 +16,9 @@ from continual_ep.options import options_from
 from continual_ep.relaxation import Relaxation, Settled, TimeSteps, settle
 from continual_ep.relaxation.activations import Activation
 
+#: Readouts of networks that settle; a softmax readout is outside of the dynamics.
+READOUTS = ("linear", "activated", "softmax")
+
 #: Without a tolerance, a free phase whose units still move by more than this per step is reported.
 UNSETTLED = 0.05
 
