@@ -29,8 +29,8 @@ def adapted(
     :param rate: c, in (0, 1).
     :param nudge: what stays on meanwhile.
     """
-    found = list(states)
+    moved = list(states)
     for _ in range(steps):
-        settled = settle(clamped, relaxation, steps=1, start=found, nudge=nudge, phase="adaptation")
-        found = [state.lerp_(rest, rate) for state, rest in zip(settled.states, free, strict=True)]
-    return found
+        settled = settle(clamped, relaxation, steps=1, start=moved, nudge=nudge, phase="adaptation")
+        moved = [state.lerp_(rest, rate) for state, rest in zip(settled.states, free, strict=True)]
+    return moved

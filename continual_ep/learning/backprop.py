@@ -19,10 +19,10 @@ def rule_for_layers(network: str, rule: FeedforwardRule | None) -> FeedforwardRu
     :param network: its kind, for the message.
     :raises ConfigurationError: for a rule that looks at a stack of layers, or is for other networks.
     """
-    found = rule or Backprop()
-    if not isinstance(found, FeedforwardRule) or isinstance(found, StackRule):
+    chosen = rule or Backprop()
+    if not isinstance(chosen, FeedforwardRule) or isinstance(chosen, StackRule):
         raise ConfigurationError(
-            f"a {network} cannot learn by {type(found).__name__}: it needs a rule that speaks for each layer "
+            f"a {network} cannot learn by {type(chosen).__name__}: it needs a rule of each layer "
             "alone, Backprop or DendriticLocalizedLearning"
         )
-    return found
+    return chosen

@@ -100,8 +100,8 @@ class BinaryFlips(torch.optim.Optimizer):
             state["mean"] = torch.zeros_like(weight)
         assert weight.grad is not None
         state["mean"].lerp_(weight.grad, group["adaptivity"])
-        found: Tensor = weight.sign() * state["mean"] > group["threshold"]
-        return found
+        flips: Tensor = weight.sign() * state["mean"] > group["threshold"]
+        return flips
 
     def _check_share(self, share: float) -> None:
         """Warn, once, of a threshold that flips everything or nothing."""

@@ -99,8 +99,8 @@ class ContrastiveHebbian(SecondPhaseRule):
                 steps=self.adaptation_steps,
                 rate=self.adaptation_rate,
             )
-        found = self._products(clamped, states, phase.states, -weight)
-        return (clamped.corrected(found[0]), found[1]) if self.corrected else found
+        gradients = self._products(clamped, states, phase.states, -weight)
+        return (clamped.corrected(gradients[0]), gradients[1]) if self.corrected else gradients
 
     def _products(
         self, clamped: ClampedDynamics, taught: list[Tensor], free: list[Tensor], strength: float
@@ -150,8 +150,8 @@ class HeldOutput:
 
     @property
     def time_steps(self) -> Sequence[Tensor] | None:
-        own = self.network.time_steps
-        return None if own is None else own[:-1]
+        steps = self.network.time_steps
+        return None if steps is None else steps[:-1]
 
     def current(self, layer: int, states: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         return self.network.current(layer, [*states, self.target], out=out)

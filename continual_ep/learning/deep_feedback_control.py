@@ -63,10 +63,10 @@ class DeepFeedbackControl(StackRule):
         self, weights: Sequence[Tensor], generator: torch.Generator | None
     ) -> list[nn.Parameter]:
         r""":math:`Q_l = (W_L \cdots W_{l+1})^T`, shapes ``(n_l, n_L)``; :math:`Q_L = I`."""
-        found = [torch.eye(len(weights[-1]), device=weights[-1].device)]
+        products = [torch.eye(len(weights[-1]), device=weights[-1].device)]
         for weight in reversed(weights[1:]):
-            found.insert(0, weight.detach().t() @ found[0])
-        return [nn.Parameter(q.clone(), self.feedback_learning) for q in found]
+            products.insert(0, weight.detach().t() @ products[0])
+        return [nn.Parameter(q.clone(), self.feedback_learning) for q in products]
 
     def gradients(
         self, forward: ForwardPass, output_gradient: Tensor
@@ -92,8 +92,8 @@ class DeepFeedbackControl(StackRule):
         to_feedback: list[Tensor | None] = [None] * len(network.backward_weights)
         if self.feedback_learning:
             to_feedback = list(self._feedback_gradients(forward))
-        found = [*to_weights, *(to_biases if len(network.biases) else []), *to_feedback]
-        return found, changes[0] @ network.weights[0]
+        gradients = [*to_weights, *(to_biases if len(network.biases) else []), *to_feedback]
+        return gradients, changes[0] @ network.weights[0]
 
     def _controlled(self, forward: ForwardPass, aim: Tensor) -> ForwardPass:
         """The network under control: its output has moved by what the controller can of ``aim``."""
@@ -163,8 +163,8 @@ def jacobians(state: ForwardPass) -> list[Tensor]:
     r""":math:`\partial r_L/\partial v_l`, one tensor ``(batch, n_L, n_l)`` for each layer."""
     network = state.network
     last = len(network.weights) - 1
-    found = [torch.diag_embed(network.slope(last, state.currents[last]))]
+    slopes = [torch.diag_embed(network.slope(last, state.currents[last]))]
     for layer in range(last - 1, -1, -1):
         slope = network.slope(layer, state.currents[layer]).unsqueeze(1)
-        found.insert(0, (found[0] @ network.weights[layer + 1]) * slope)
-    return found
+        slopes.insert(0, (slopes[0] @ network.weights[layer + 1]) * slope)
+    return slopes

@@ -74,16 +74,16 @@ class DendriticLocalizedLearning(FeedforwardRule):
     ) -> Tensor:
         if backward is None:
             return linear(x, weight, bias)
-        found: Tensor = _Linear.apply(self, x, weight, bias, backward)
-        return found
+        output: Tensor = _Linear.apply(self, x, weight, bias, backward)
+        return output
 
     def conv2d(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, backward: Tensor | None, padding: int
     ) -> Tensor:
         if backward is None:
             return conv2d(x, weight, bias, padding=padding)
-        found: Tensor = _Convolution.apply(self, x, weight, bias, backward, padding)
-        return found
+        output: Tensor = _Convolution.apply(self, x, weight, bias, backward, padding)
+        return output
 
     def backward_gradient(
         self, to_weight: Tensor, to_input_product: Tensor, weight: Tensor, backward: Tensor

@@ -71,5 +71,5 @@ class EnsembleSGD(torch.optim.Optimizer):
             shape = (-1, *[1] * (parameter.dim() - 1))
             state["rates"] = parameter.new_tensor(group["lr"]).view(shape)
             state["rates_of"] = group["lr"]
-        found: Tensor = state["rates"]
-        return found
+        rates: Tensor = state["rates"]
+        return rates

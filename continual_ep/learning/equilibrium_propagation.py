@@ -119,11 +119,13 @@ class EquilibriumPropagation(SecondPhaseRule):
         if self.read_noise:
             nudged, free = self._read(nudged), self._read(free)
         if self.update == "contrast":
-            found = phase.clamped.contrast(nudged, free, strength)
+            gradients = phase.clamped.contrast(nudged, free, strength)
         else:
             changes = [strength * (a - b) for a, b in zip(nudged, free, strict=True)]
-            found = phase.clamped.hebbian_product(changes, phase.states)
-        return (phase.clamped.corrected(found[0]), found[1]) if self.corrected else found
+            gradients = phase.clamped.hebbian_product(changes, phase.states)
+        return (
+            (phase.clamped.corrected(gradients[0]), gradients[1]) if self.corrected else gradients
+        )
 
     def _read(self, states: list[Tensor]) -> list[Tensor]:
         """The states as they are read: the mean of several noisy samples."""

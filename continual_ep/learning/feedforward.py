@@ -97,8 +97,8 @@ class StackRule(FeedforwardRule):
 
     def output(self, network: LayerStack, x: Tensor) -> Tensor:
         """The readout ``(batch, n_L)``, tied to autograd."""
-        found: Tensor = _StackPass.apply(network, self, x, *network.parameters())
-        return found
+        output: Tensor = _StackPass.apply(network, self, x, *network.parameters())
+        return output
 
     @abstractmethod
     def gradients(
@@ -133,6 +133,10 @@ class _StackPass(torch.autograd.Function):
             )
         forward = ForwardPass(ctx.network, x, ctx.currents, ctx.activations)
         gradients, to_input = ctx.rule.gradients(forward, output_gradient)
-        found = [to_input, *gradients]
+        all_gradients = [to_input, *gradients]
         wanted = ctx.needs_input_grad[2:]
-        return (None, None, *(g if want else None for g, want in zip(found, wanted, strict=True)))
+        return (
+            None,
+            None,
+            *(g if want else None for g, want in zip(all_gradients, wanted, strict=True)),
+        )

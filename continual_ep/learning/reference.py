@@ -66,5 +66,5 @@ def reference_gradients(
     )
     with torch.enable_grad():
         difference = network.primitive(x, plus).mean() - network.primitive(x, minus).mean()
-        found = torch.autograd.grad(difference, network.dynamical_parameters)
-    return [-scale * gradient / (2.0 * beta) for gradient in found]
+        gradients = torch.autograd.grad(difference, network.dynamical_parameters)
+    return [-scale * gradient / (2.0 * beta) for gradient in gradients]

@@ -169,13 +169,13 @@ class _FreePhase(torch.autograd.Function):
                 gradients, input_gradient = ctx.rule.gradients(phase, output_gradient)
         # Autograd may come back with other losses when the graph is retained.
         ctx.nudging.loss_terms.clear()
-        found = [input_gradient, *gradients]
+        all_gradients = [input_gradient, *gradients]
         wanted = ctx.needs_input_grad[3:]
         return (
             None,
             None,
             None,
-            *(g if want else None for g, want in zip(found, wanted, strict=True)),
+            *(g if want else None for g, want in zip(all_gradients, wanted, strict=True)),
         )
 
 

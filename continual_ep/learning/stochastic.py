@@ -78,8 +78,8 @@ class StochasticEP(EquilibriumPropagation):
         *,
         check_finite: bool,
     ) -> list[Tensor]:
-        found = self._averaged(clamped, relaxation, self.nudged_steps, start, nudge, times)
-        return found.states
+        settled = self._averaged(clamped, relaxation, self.nudged_steps, start, nudge, times)
+        return settled.states
 
     def _averaged(
         self,

@@ -120,7 +120,7 @@ class ClampedGraph:
     def _passed(
         self, place: int, connection: Connection, pre: Tensor, own: Weights
     ) -> tuple[Tensor, Gates]:
-        """What a source sends along a connection with gates, and the gates; found once for each state."""
+        """What a source sends along a connection with gates, and the gates; computed once for each state."""
         if torch.is_grad_enabled() or pre.is_inference():
             return connection.gated(pre, own)
         known = self._known.get(place)
@@ -183,8 +183,8 @@ class ClampedGraph:
                     change, self.x, own, input_strength, gates, self.values[place]
                 )
                 if moved is not None:
-                    weighed = per_sample(input_strength, change) * change
-                    moved += Connection.back(connection, weighed, self.x, own)
+                    weighted = per_sample(input_strength, change) * change
+                    moved += Connection.back(connection, weighted, self.x, own)
             else:
                 gradients = connection.gradients(
                     post[target - 1], pre[source - 1], own, strength, values=self.values[place]
@@ -259,8 +259,8 @@ class ClampedGraph:
             total = torch.stack(parts).sum()
             if not total.requires_grad:
                 return torch.zeros_like(leaf)
-            (found,) = torch.autograd.grad(total, leaf, allow_unused=True)
-        return torch.zeros_like(leaf) if found is None else found
+            (adjoint,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        return torch.zeros_like(leaf) if adjoint is None else adjoint
 
     def prepared(self, layer: int) -> Current:
         products = self.products

@@ -185,12 +185,12 @@ class Convolution(Connection):
             gates = self.gated(pre, tensors)[1]
         sent = self._unpooled(per_sample(strength, post) * post, gates, pre.shape)
         product = conv2d_weight(pre, list(self.weight.shape), sent, padding=self.padding)
-        found: Gradients = [(self.weight, product)]
+        gradients: Gradients = [(self.weight, product)]
         if self.bias is not None:
-            found.append((self.bias, sent.sum((0, 2, 3))))
+            gradients.append((self.bias, sent.sum((0, 2, 3))))
         if self.feedback_weight is not None and self.feedback_weight.requires_grad:
-            found.append((self.feedback_weight, self.feedback_scale * product))
-        return found
+            gradients.append((self.feedback_weight, self.feedback_scale * product))
+        return gradients
 
     def _unpooled(self, post: Tensor, gates: Gates, source: Sequence[int]) -> Tensor:
         """The transposed pooling: onto the maps of a source of this shape."""
@@ -340,7 +340,7 @@ def image_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
     :raises ConfigurationError: for any other shape.
     """
-    found = (1, *shape) if len(shape) == 2 else tuple(shape)
-    if len(found) != 3 or min(found) < 1:
+    full = (1, *shape) if len(shape) == 2 else tuple(shape)
+    if len(full) != 3 or min(full) < 1:
         raise ConfigurationError(f"input_shape {tuple(shape)} is none of (channels, height, width)")
-    return found
+    return full

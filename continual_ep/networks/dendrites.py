@@ -250,22 +250,22 @@ class Dendritic(Connection):
         values: Values | None = None,
     ) -> Gradients:
         opened = self._opened(pre, tensors).relu_() if gates is None else gates
-        weighed = strength.unsqueeze(1) * post
-        branches = self._through(weighed, opened, tensors[1])
-        found: Gradients = [(self.weight, (branches.t() @ pre.flatten(1)).mul_(self.mask))]
+        weighted = strength.unsqueeze(1) * post
+        branches = self._through(weighted, opened, tensors[1])
+        gradients: Gradients = [(self.weight, (branches.t() @ pre.flatten(1)).mul_(self.mask))]
         if self.bias is not None:
-            found.append((self.bias, branches.sum(0)))
+            gradients.append((self.bias, branches.sum(0)))
         if self.cable is not None:
             by_soma = opened.unflatten(1, self.cable.shape)
-            found.append((self.cable, (weighed.unsqueeze(2) * by_soma).sum(0)))
+            gradients.append((self.cable, (weighted.unsqueeze(2) * by_soma).sum(0)))
         if self.apical_weight is not None and self.apical_weight.requires_grad:
             factor = self.feedback_scale / self.apical
             sent = (factor * strength.unsqueeze(1) * pre.flatten(1)).repeat_interleave(
                 self.apical, 1
             )
             sent *= nn.functional.linear(post, tensors[2]) > 0
-            found.append((self.apical_weight, (sent.t() @ post).mul_(self.apical_mask)))
-        return found
+            gradients.append((self.apical_weight, (sent.t() @ post).mul_(self.apical_mask)))
+        return gradients
 
     def synapses(self, name: str) -> Synapses:
         """During sleep the branches are the units that spike."""

@@ -102,7 +102,7 @@ class Ensemble(RecurrentModule):
             parameters = [parameter.detach() for parameter in self.dynamical_parameters]
         template = self._template[0]
         weights, biases, feedback = template.parted(parameters)
-        own = [getattr(self, name) for name, _ in template.named_buffers()]
+        time_steps = [getattr(self, name) for name, _ in template.named_buffers()]
         return ClampedLayers(
             x,
             weights,
@@ -110,7 +110,7 @@ class Ensemble(RecurrentModule):
             feedback,
             self.activations,
             drives[0] if drives else None,
-            time_steps=own or None,
+            time_steps=time_steps or None,
             scales=template.feedback_scales,
             wants_input=wants_input,
             products=self.relaxation.products,
@@ -161,9 +161,9 @@ class Ensemble(RecurrentModule):
         owners = {name: _owner(network, name) for name, _ in network.named_parameters()}
         for name, (owner, key) in owners.items():
             stacked = self.parameters_by_name[_key(name)]
-            own = stacked.detach()[number]
-            own = own if own.dim() == 2 and "weights" in name else own.squeeze(0)
-            owner.register_parameter(key, nn.Parameter(own, stacked.requires_grad))
+            value = stacked.detach()[number]
+            value = value if value.dim() == 2 and "weights" in name else value.squeeze(0)
+            owner.register_parameter(key, nn.Parameter(value, stacked.requires_grad))
         for name, _ in network.named_buffers():
             network.register_buffer(name, getattr(self, name)[number].squeeze(0))
         return network

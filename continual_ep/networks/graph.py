@@ -94,8 +94,8 @@ class RecurrentNetwork(RecurrentModule):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Units of each layer, the input first, the readout last."""
-        own = [math.prod(shape) for shape in self.shapes]
-        return (*own, *([] if self.readout_layer is None else [self.readout_layer.out_features]))
+        units = [math.prod(shape) for shape in self.shapes]
+        return (*units, *([] if self.readout_layer is None else [self.readout_layer.out_features]))
 
     @property
     def dynamical_parameters(self) -> list[nn.Parameter]:
@@ -144,9 +144,9 @@ class RecurrentNetwork(RecurrentModule):
         wants_input: bool = True,
     ) -> ClampedGraph:
         """The network with its input clamped; ``parameters`` None for no graph through them."""
-        own = self.dynamical_parameters
-        given = [p.detach() for p in own] if parameters is None else parameters
-        by_parameter = dict(zip(map(id, own), given, strict=True))
+        learned = self.dynamical_parameters
+        given = [p.detach() for p in learned] if parameters is None else parameters
+        by_parameter = dict(zip(map(id, learned), given, strict=True))
         values = [
             {name: by_parameter[id(p)] for name, p in link.connection.named_parameters()}
             for link in self.links
@@ -156,7 +156,7 @@ class RecurrentNetwork(RecurrentModule):
             tensors = [connection.tensors(value) for connection, value in pairs]
         driven = sorted({link.target for link in self.links if link.source == 0})
         drive = dict(zip(driven, drives, strict=True)) if drives else {}
-        wiring = Wiring(self.links, self.shapes, self.activations, self.time_steps, own)
+        wiring = Wiring(self.links, self.shapes, self.activations, self.time_steps, learned)
         products = self.relaxation.products
         return ClampedGraph(x, wiring, values, tensors, drive, wants_input, products)
 

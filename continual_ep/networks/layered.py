@@ -57,13 +57,13 @@ def validated_sizes(sizes: Sequence[int], *, hidden: int) -> tuple[int, ...]:
     """
     if not all(isinstance(size, Integral) and not isinstance(size, bool) for size in sizes):
         raise ConfigurationError(f"sizes {list(sizes)} are not all whole numbers of units")
-    found = tuple(int(size) for size in sizes)
-    if len(found) < 2 + hidden or min(found) < 1:
+    units = tuple(int(size) for size in sizes)
+    if len(units) < 2 + hidden or min(units) < 1:
         need = "an input, a hidden layer and an output" if hidden else "an input and an output"
         raise ConfigurationError(
             f"sizes {list(sizes)} make no network: give {need}, each of one unit or more"
         )
-    return found
+    return units
 
 
 def per_layer(value: float | Sequence[float], layers: int, what: str) -> list[float]:

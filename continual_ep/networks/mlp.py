@@ -198,9 +198,9 @@ class MLP(LayeredNetwork):
 
     def _further_groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
         # Those of deep feedback control begin at the first layer, all others at the second.
-        own = list(zip(reversed(rates), reversed(self.backward_weights), strict=False))[::-1]
+        pairs = list(zip(reversed(rates), reversed(self.backward_weights), strict=False))[::-1]
         return [
-            {"params": [weight], "lr": rate * self.learning.backward_rate} for rate, weight in own
+            {"params": [weight], "lr": rate * self.learning.backward_rate} for rate, weight in pairs
         ]
 
     def synapses(self) -> list[Synapses]:

@@ -204,12 +204,12 @@ class MRNN(RecurrentModule, LayeredNetwork):
     # -- what sleep and optimizers see ---------------------------------------------------------------
 
     def _layer_parameters(self, layer: int) -> list[nn.Parameter]:
-        found = [self.weights[layer]]
+        parameters = [self.weights[layer]]
         if len(self.biases):
-            found.append(self.biases[layer])
+            parameters.append(self.biases[layer])
         if 0 < layer <= len(self.feedback_weights):
-            found.append(self.feedback_weights[layer - 1])
-        return found
+            parameters.append(self.feedback_weights[layer - 1])
+        return parameters
 
     def synapses(self) -> list[Synapses]:
         """The synapse layers, first to last, the readout included."""

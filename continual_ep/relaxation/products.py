@@ -67,8 +67,8 @@ def _from_product(
 ) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """``mm`` and ``addmm`` that write into ``out``, as torch's do."""
 
-    def into(found: Tensor, out: Tensor | None) -> Tensor:
-        return found if out is None else out.copy_(found)
+    def into(values: Tensor, out: Tensor | None) -> Tensor:
+        return values if out is None else out.copy_(values)
 
     def multiply(state: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
         return into(product(state, weight), out)

@@ -66,7 +66,7 @@ def step(
     clamped: Clamped, states: list[Tensor], groups: Groups, dt: float, nudge: Nudge | None = None
 ) -> None:
     """One step, replacing the tensors in ``states``; differentiable by autograd."""
-    last, own = len(states) - 1, clamped.time_steps
+    last, time_steps = len(states) - 1, clamped.time_steps
     for group in groups:
         activations = []
         for layer in group:
@@ -75,8 +75,8 @@ def step(
                 current = nudge(current, states[layer])
             activations.append(clamped.activations[layer](current))
         for layer, activation in zip(group, activations, strict=True):
-            if own is not None:
-                states[layer] = torch.lerp(states[layer], activation, own[layer])
+            if time_steps is not None:
+                states[layer] = torch.lerp(states[layer], activation, time_steps[layer])
             else:
                 states[layer] = (
                     activation if dt == 1.0 else torch.lerp(states[layer], activation, dt)
@@ -98,7 +98,7 @@ def _updates(
     clamped: Clamped, groups: Groups, dt: float, nudge: Nudge | None
 ) -> list[list[_Update]]:
     """One step, in the order of ``groups``."""
-    activations, own = clamped.activations, clamped.time_steps
+    activations, time_steps = clamped.activations, clamped.time_steps
     last = len(activations) - 1
 
     def update(layer: int) -> _Update:
@@ -108,7 +108,7 @@ def _updates(
             clamped.prepared(layer),
             nudge if layer == last else None,
             None if activation.name == "identity" else activation.in_place,
-            own[layer] if own is not None else None if dt == 1.0 else dt,
+            time_steps[layer] if time_steps is not None else None if dt == 1.0 else dt,
         )
 
     return [[update(layer) for layer in group] for group in groups]

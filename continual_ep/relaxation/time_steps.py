@@ -76,7 +76,7 @@ def _gamma(shape: float, count: int, generator: torch.Generator | None) -> Tenso
     shape = shape + 1 if shape < 1 else shape
     d = shape - 1 / 3
     c = 1 / math.sqrt(9 * d)
-    found = torch.zeros(count)
+    drawn = torch.zeros(count)
     left = torch.arange(count)
     while len(left):
         x = torch.randn(len(left), generator=generator)
@@ -84,6 +84,6 @@ def _gamma(shape: float, count: int, generator: torch.Generator | None) -> Tenso
         u = torch.rand(len(left), generator=generator)
         positive = v.clamp(min=1e-12)
         accepted = (v > 0) & (u.log() < 0.5 * x**2 + d * (1 - v + positive.log()))
-        found[left[accepted]] = d * v[accepted]
+        drawn[left[accepted]] = d * v[accepted]
         left = left[~accepted]
-    return found * boost
+    return drawn * boost
