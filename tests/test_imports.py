@@ -45,3 +45,17 @@ def test_version_is_the_distribution_s():
     import continual_ep
 
     assert version("continual-ep") == continual_ep.__version__
+
+
+def test_names_of_the_package_are_loaded_when_they_are_used():
+    run(
+        "import sys, continual_ep\n"
+        "assert 'torch' not in sys.modules\n"
+        "from continual_ep import MRNN, EquilibriumPropagation\n"
+        "assert 'avalanche' not in sys.modules\n"
+        "from continual_ep import SleepReplay, AwakeRehearsal, class_incremental, EPStrategy\n"
+        "assert set(continual_ep.__all__) <= set(dir(continual_ep))\n"
+        "assert all(hasattr(continual_ep, name) for name in continual_ep.__all__)\n"
+        "try:\n    continual_ep.MRNNN\nexcept AttributeError:\n    pass\n"
+        "else:\n    raise AssertionError('an unknown name was found')"
+    )

@@ -23,7 +23,7 @@ class OrthogonalWeights(Mechanism):
     takes: ClassVar[frozenset[Part]] = frozenset({"gradient"})
     sources: ClassVar[tuple[str, ...]] = ("zeng2019",)
 
-    strength: float = option(1.0, "alpha, in units of the mean eigenvalue of A", gt=0)
+    strength: float = option(0.5, "alpha, in units of the mean eigenvalue of A", gt=0)
 
     def install(self, assembly: Assembly) -> None:
         from continual_ep.plugins import OWM

@@ -50,7 +50,7 @@ class OWM(SupervisedPlugin):
 
     supports_distributed = False
 
-    def __init__(self, strength: float = 1.0) -> None:
+    def __init__(self, strength: float = 0.5) -> None:
         super().__init__()
         if not 0 < strength < float("inf"):
             raise ConfigurationError(f"strength is {strength}; it must be positive and finite")
