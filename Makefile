@@ -1,8 +1,8 @@
-# The two commands of the README. Both build .venv when it is missing.
+# All commands build .venv when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint mutation
 
 demo: .venv/ready
 	$(BIN)/continual-ep run
@@ -14,6 +14,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Which of the known defects the tests catch; for some only, MUTATION="resume run" or --list.
+mutation: .venv/ready
+	$(BIN)/python scripts/mutation_test.py $(MUTATION)
 
 # A stamp, not the folder: an installation that was interrupted is taken up again.
 .venv/ready: pyproject.toml
