@@ -632,11 +632,12 @@ def test_replay_forgets_less_than_sequential_training(criterion, larger):
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("readout", ["softmax", "activated"])
 def test_equilibrium_propagation_learns_with_every_mechanism(arm, readout, benchmark):
+    """Over the classes so far, mean over experiences; the same answer to all has 17 % at most."""
     criterion = CrossEntropy() if readout == "softmax" else SquaredError()
-    cell = Cell(arm, benchmark, settling(readout=readout), criterion=criterion)
-    before = cell.weights.clone()
-    cell.train()
-    assert bool(cell.weights.isfinite().all()) and not torch.equal(before, cell.weights)
+    options = QUICK | {"gdumb": {"epochs": 20}}
+    model = settling(readout=readout)
+    cell = Cell(arm, benchmark, model, criterion=criterion, epochs=4, options=options)
+    assert cell.train().accuracy.pooled_awake.mean() > 0.3
 
 
 # ---- bad input -----------------------------------------------------------------------------------
