@@ -1,4 +1,4 @@
-"""Studies of the family that end in a figure; each writes PNG and JSON into --out.
+"""Studies of the learners that end in a figure; each writes PNG and JSON into --out.
 
     python benchmarks/family_figures.py time-steps --out OUT      # stability of drawn time steps (digits)
     python benchmarks/family_figures.py feedback --out OUT        # spectral radius and steps to settle

@@ -1,4 +1,4 @@
-"""Test error of networks of the family that learn all classes at once.
+"""Test error of networks that learn all classes at once.
 
     python benchmarks/learners.py NAME ... --data DATA --stream mnist --seeds 0:3 --epochs 10
     python benchmarks/learners.py --list

@@ -1,4 +1,4 @@
-"""Every learner without sleep, with sleep and with rehearsal: Split-MNIST, five experiences of two classes.
+"""Every learner without sleep, with sleep and with replay: Split-MNIST, five experiences of two classes.
 
     python benchmarks/learners_sleep.py --data DATA --out OUT [NAME ...]
 
@@ -148,7 +148,7 @@ LEARNERS = {
         {"optimizer": "adam"},
     ),
 }
-ARMS = ["sequential", "sleep", "rehearsal", "rehearsal+sleep"]
+ARMS = ["sequential", "sleep", "er", "er+sleep"]
 
 
 def configuration(name: str, args: argparse.Namespace) -> dict:
@@ -167,7 +167,7 @@ def configuration(name: str, args: argparse.Namespace) -> dict:
             "epochs": 1,
             **(more[0] if more else {}),
         },
-        "rehearsal": {"per_class": 2, "share": 0.2},
+        "mechanisms": {"er": {"per_class": 2, "share": 0.2}},
         "arms": args.arms.split(","),
         "seeds": args.seeds,
         "evaluate": "validation" if args.validation else "test",

@@ -310,7 +310,7 @@ def to_97(args: argparse.Namespace) -> Result:
 
 
 def split_mnist(args: argparse.Namespace) -> Result:
-    """Split-MNIST in five with EP and five nights, against Avalanche's Naive of the twin MLP.
+    """Split-MNIST in five with EP and five nights, against Avalanche's Naive of an MLP of the same sizes.
 
     5,000 images of each experience, batches of 50, one epoch, 784-512-10. Naive takes Avalanche's own path:
     torchvision's images through ToTensor, sample by sample, in the main process.

@@ -71,7 +71,9 @@ def run(
     hidden: Annotated[str | None, typer.Option(help="Hidden units, e.g. 256 or 512,512.")] = None,
     learning: Annotated[
         str | None,
-        typer.Option(help="Rules, e.g. equilibrium-propagation,bptt; backprop is the twin."),
+        typer.Option(
+            help="Rules, e.g. equilibrium-propagation,bptt; backprop: the feed-forward baseline."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of each experience.")] = None,
     sleep: Annotated[

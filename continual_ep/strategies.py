@@ -180,7 +180,7 @@ class BPTTStrategy(_RecurrentStrategy):
 
 
 class BPStrategy(_NetworkStrategy):
-    """The feed-forward twin, learning by back-propagation.
+    """The feed-forward baseline, learning by back-propagation.
 
     :param sizes: units per layer, input first.
     :param network: further arguments of :class:`~continual_ep.networks.MLP`.

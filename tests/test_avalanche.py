@@ -283,8 +283,8 @@ def test_strategy_with_default_options_trains_by_published_nudging():
     assert strategy.model.learning.estimator == "centered"
 
 
-@pytest.mark.parametrize("order", ["sleep first", "rehearsal first"])
-def test_sleep_and_rehearsal_compose_in_either_order(order, benchmark):
+@pytest.mark.parametrize("order", ["sleep first", "replay first"])
+def test_sleep_and_replay_compose_in_either_order(order, benchmark):
     def weights(reverse):
         torch.manual_seed(0)
         plugins = [SleepReplay(steps=50, seed=1), AwakeRehearsal(per_class=2, seed=1)]
@@ -297,7 +297,7 @@ def test_sleep_and_rehearsal_compose_in_either_order(order, benchmark):
         assert len(plugins[reverse * -1].state_dict()) > 0
         return torch.cat([p.detach().flatten() for p in strategy.model.parameters()])
 
-    assert torch.equal(weights(False), weights(order == "rehearsal first"))
+    assert torch.equal(weights(False), weights(order == "replay first"))
 
 
 @pytest.mark.parametrize("model", [lambda: network(learning=BPTT(10)), lambda: MLP([64, 30, 10])])

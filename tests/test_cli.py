@@ -302,7 +302,7 @@ def test_check_gradients_of_a_network_of_ones_own(
         assert outcome.code == 2 and word in outcome.err
 
 
-def test_check_gradients_of_the_twin(command: Any) -> None:
+def test_check_gradients_of_the_feedforward_baseline(command: Any) -> None:
     outcome = command("check-gradients", "--learning", "backprop")
     assert outcome.code == 2 and "nothing to check" in outcome.err
 

@@ -442,7 +442,7 @@ def test_a_full_disk_raises_and_keeps_the_rows_written(tmp_path, monkeypatch):
         original(*arguments)
 
     monkeypatch.setattr(cache, "_write", full)
-    with pytest.raises(ContinualEPError, match=r"no room for the features .* is kept"):
+    with pytest.raises(ContinualEPError, match=r"no space for the features .* is kept"):
         extract({"train": files}, features_of(Means()), options)
     monkeypatch.undo()
     network = Means()
@@ -463,7 +463,7 @@ def test_a_file_larger_than_the_disk_is_refused_at_the_start(tmp_path):
         text=True,
         cwd=Path(__file__).parent,
     )
-    assert "no room for the features" in process.stderr and process.returncode == 1
+    assert "no space for the features" in process.stderr and process.returncode == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

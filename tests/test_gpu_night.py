@@ -43,7 +43,7 @@ def chain(
         layer = Synapses(f"w{number}", nn.Parameter(weight), shape=(pre,), mask=mask)
         layers.append(make_layer(layer, (parameters or SleepParameters(leak=0.9)).rule))
     spikes = torch.rand(60, 20, generator=generator) < 0.15
-    spikes[7:12] = False  # steps in which nobody below spikes
+    spikes[7:12] = False  # steps in which no unit below spikes
     kind = layers[0].by_input.dtype
     steady = [np.full(size, 0.02 * (seed + 1), kind) if constants else 0.0 for size in sizes[1:]]
     return ChainState(

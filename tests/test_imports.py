@@ -15,13 +15,13 @@ def run(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "room", ["", ".networks", ".relaxation", ".learning", ".sleep", ".features"]
+    "package", ["", ".networks", ".relaxation", ".learning", ".sleep", ".features"]
 )
-def test_numerical_core_imports_without_avalanche(room):
+def test_numerical_core_imports_without_avalanche(package):
     """Also where Avalanche is not installed at all: the import is made to fail."""
     run(
         "import sys; sys.modules['avalanche'] = None\n"
-        f"import continual_ep{room}\n"
+        f"import continual_ep{package}\n"
         "loaded = [name for name in sys.modules if name.split('.')[0] in "
         "('torchvision', 'sklearn', 'matplotlib', 'pydantic', 'typer')]\n"
         "assert not loaded, loaded"

@@ -421,7 +421,7 @@ def test_two_runs_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         opened_folder(config),
     ):
         pass
-    with opened_folder(config):  # the lock file is still there, but nobody holds it
+    with opened_folder(config):  # the lock file still exists, but no process holds it
         assert (tmp_path / ".lock").exists()
 
 

@@ -232,7 +232,7 @@ def test_impossible_online_streams(options):
         lambda: online(class_incremental("digits", 2, classes=4, per_class=20), 20, overlap=3.0),
     ],
 )
-def test_every_scenario_trains_sleeps_and_rehearses(make):
+def test_every_scenario_trains_sleeps_and_replays(make):
     benchmark = make()
     accuracy = AccuracyMatrix(benchmark.test_stream)
     strategy = EPStrategy(

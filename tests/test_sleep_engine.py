@@ -202,7 +202,7 @@ def test_the_gate_is_two_below_one_at_and_zero_above_zero():
 
 
 def test_one_step_by_hand():
-    # Unit 0 gets 0.5 - 0.1 = 0.4 from inputs 0 and 1 and fires at 0.4; unit 1 gets -0.2 and does not.
+    # Unit 0 gets 0.5 - 0.1 = 0.4 from inputs 0 and 1 and spikes at 0.4; unit 1 gets -0.2 and does not.
     weight = torch.tensor([[0.5, -0.1, -0.3], [-0.2, 0.0, 0.9]], dtype=torch.float64)
     parameters = SleepParameters(increase=0.01, decrease=0.001)
     spikes = torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64)

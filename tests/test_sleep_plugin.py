@@ -127,7 +127,7 @@ def test_it_sleeps_in_any_strategy(kind):
 @pytest.mark.parametrize(
     ("when", "nights"), [("every", [0, 1, 2]), ("last", [2]), ([1], [1]), ([0, 7], [0]), ([], [])]
 )
-def test_it_sleeps_when_it_is_told_to(when, nights):
+def test_nights_follow_the_experiences_that_when_names(when, nights):
     slept = []
 
     class Notes(SupervisedPlugin, SleepHooks):

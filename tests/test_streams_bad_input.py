@@ -157,6 +157,6 @@ def test_labels_outside_a_named_set(tmp_path):
 def test_a_download_that_fails_is_missing_data(tmp_path, monkeypatch):
     from torchvision.datasets import MNIST
 
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # no server
     with pytest.raises(MissingDataError, match="could not be fetched"):
         class_incremental("mnist", root=tmp_path, download=True)

@@ -29,7 +29,7 @@ class Needs(NamedTuple):
     """What a mechanism uses beyond the training itself.
 
     :param labels: labels, for more than the loss of the batch.
-    :param boundaries: to be told when an experience ends.
+    :param boundaries: when an experience ends.
     :param samples: samples of earlier experiences.
     """
 

@@ -46,7 +46,7 @@ def limited_threads(threads: int) -> Iterator[None]:
 
 
 class EpochListener(SupervisedPlugin):
-    """Tells that an epoch is over."""
+    """Emits an event at the end of each epoch."""
 
     def __init__(self, emit: Any) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class CellRun:
     """Trains a cell to its end, from wherever an earlier session was stopped.
 
     :param folder: of the run.
-    :param listener: is told about every epoch, experience and warning.
+    :param listener: is called with every epoch, experience and warning.
     """
 
     def __init__(

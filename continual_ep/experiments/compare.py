@@ -49,7 +49,7 @@ class Result(NamedTuple):
 class Group:
     """The same settings with several seeds.
 
-    :param name: the learning rule, with the settings that tell it from others of that name.
+    :param name: the learning rule, with the settings that distinguish it from others of that name.
     """
 
     name: str

@@ -89,7 +89,7 @@ def _explained(folder: Path, error: OSError) -> ContinualEPError:
     """The error with its remedy: a full disk, or a folder that cannot be written."""
     if error.errno in FULL:
         return ContinualEPError(
-            f"no room for the features in {str(folder.absolute())!r} ({error.strerror}): make room, or "
+            f"no space for the features in {str(folder.absolute())!r} ({error.strerror}): free some, or "
             "name another cache folder. What has been computed is kept, and the same command goes on "
             "from there."
         )

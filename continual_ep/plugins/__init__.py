@@ -1,4 +1,4 @@
-"""What the package adds to Avalanche's strategies: plugins that sleep, rehearse, correct and feed."""
+"""What the package adds to Avalanche's strategies: plugins that sleep, replay, correct and feed."""
 
 from continual_ep.plugins.augmentation import Augmentation
 from continual_ep.plugins.awake_rehearsal import AwakeRehearsal

@@ -14,7 +14,7 @@ class BatchFeed(SupervisedPlugin):
 
     Batches, their order and the random state are those of the strategy's own data loader, so training
     gives the same weights in less time. The plugin replaces ``strategy.dataloader`` at the start of
-    each training epoch, after all plugins have chosen what to train on (replay, rehearsal), and of each
+    each training epoch, after all plugins have chosen what to train on (replay), and of each
     evaluation. Loaders that a strategy or plugin keeps elsewhere (DER's buffers, A-GEM's memories) stay.
 
     Each set is moved to the device once, as one tensor. A set that does not fit into the device's memory

@@ -134,7 +134,7 @@ class OutputOffset:
         self.active, self.training = True, False
 
     def extend(self, classes: int, like: Tensor) -> None:
-        """Make room for ``classes`` offsets of the type of ``like``."""
+        """Extend to ``classes`` offsets of the type of ``like``."""
         values = like.new_zeros(classes)
         values[: len(self.values)] = self.values.to(values)
         self.values = values

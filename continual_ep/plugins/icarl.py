@@ -1,4 +1,4 @@
-"""iCaRL: rehearsal of herded exemplars, distillation, and answers by the nearest mean of exemplars."""
+"""iCaRL: replay of herded exemplars, distillation, and answers by the nearest mean of exemplars."""
 
 import copy
 from collections.abc import Callable
