@@ -2,15 +2,18 @@
 
 import dataclasses
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import yaml
 
 from continual_ep.arms import MECHANISMS, mechanism_class, parse_arm
+from continual_ep.errors import ConfigurationError
 from continual_ep.options import option_fields
 
-PAGE = (Path(__file__).parent.parent / "docs" / "arms.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "arms.md").read_text()
 ALL_MECHANISMS = list(MECHANISMS)
 
 
@@ -61,7 +64,33 @@ def test_cards_say_what_is_kept(name):
     assert "**Keeps**" in CARDS[name]
 
 
-def test_the_table_of_figures_names_arms():
-    for row in rows("figures", "end of figures"):
-        assert len(row) == 6
-        parse_arm(row[0].strip("`"))
+def refused_by(row):
+    """The pairs that a row of the table of combinations refuses."""
+    text = row[0].replace("anything", " ".join(f"`{name}`" for name in ALL_MECHANISMS))
+    if "whatever stores samples" in text:
+        storing = [name for name in ALL_MECHANISMS if parse_arm(name).needs.samples]
+        text = text.replace("whatever stores samples", " ".join(f"`{name}`" for name in storing))
+    one, _, others = text.partition(" but ")[0].partition(" and ")
+    allowed = set(re.findall(r"`(\S+)`", text.partition(" but ")[2]))
+    first, second = (re.findall(r"`([^`]+)`", part) for part in (one, others))
+    if "with each other" in text:
+        second = first
+    return {frozenset((a, b)) for a in first for b in second if a != b and b not in allowed}
+
+
+def test_combinations_on_the_page_are_those_that_the_code_refuses():
+    listed = set().union(*map(refused_by, rows("combinations", "end of combinations")[1:]))
+    refused = set()
+    for pair in combinations(ALL_MECHANISMS, 2):
+        try:
+            parse_arm("+".join(pair))
+        except ConfigurationError:
+            refused.add(frozenset(pair))
+    assert listed == refused
+
+
+def test_the_table_of_figures_has_a_row_for_each_arm_of_the_benchmark():
+    table = rows("figures", "end of figures")
+    assert all(len(row) == 6 for row in table)
+    arms = yaml.safe_load((ROOT / "benchmarks" / "arms_feedforward.yaml").read_text())["arms"]
+    assert set(arms) <= {row[0].strip("`") for row in table}
