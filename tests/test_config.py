@@ -26,7 +26,7 @@ from continual_ep.experiments.config import (
     read_yaml,
     seeds_from,
 )
-from continual_ep.experiments.options import ImageOptions, TrainingOptions
+from continual_ep.experiments.options import TrainingOptions
 from continual_ep.experiments.overrides import (
     assign,
     choose_learning,
@@ -34,6 +34,7 @@ from continual_ep.experiments.overrides import (
 )
 from continual_ep.experiments.reference import all_options, markdown_table
 from continual_ep.experiments.run import run
+from continual_ep.features import Images
 from continual_ep.learning import LEARNING_RULES
 from continual_ep.networks import ACTIVATIONS, FEEDFORWARD_ACTIVATIONS, NETWORKS
 from continual_ep.options import (
@@ -316,7 +317,7 @@ def test_names_are_those_of_the_registries() -> None:
 def _groups() -> list[type[Options]]:
     """Every group of a configuration."""
     hints = get_type_hints(RunConfig)
-    groups: list[type[Options]] = [RunConfig, ImageOptions, TimeSteps]
+    groups: list[type[Options]] = [RunConfig, Images, TimeSteps]
     for hint in hints.values():
         group = group_of(hint)
         if group is not None and issubclass(group, Choice):

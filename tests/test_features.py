@@ -26,7 +26,7 @@ from continual_ep.errors import (
 )
 from continual_ep.features import FileList, Preprocessing, as_backbone, cache, extract, extraction
 from continual_ep.features.decoding import decoded
-from continual_ep.features.extraction import Extraction, Features, Pixels
+from continual_ep.features.extraction import Features, Pixels
 from continual_ep.streams import Images, class_incremental
 
 SMALL = Preprocessing(8, 8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -149,7 +149,7 @@ def test_corrupt_images_raise_or_are_skipped(tmp_path):
     images = list(decoded(files, SMALL, on_corrupt="skip"))
     assert [i for i, x in enumerate(images) if x is None] == [1, 4]
     with pytest.raises(ConfigurationError, match="on_corrupt"):
-        next(decoded(files, SMALL, on_corrupt="ignore"))
+        Images(on_corrupt="ignore")
 
 
 def test_skipped_images_are_listed_and_their_labels_left_out(tmp_path):
@@ -295,10 +295,10 @@ def test_features_are_computed_once(tmp_path):
     files = file_list(image_folder(tmp_path / "images") / "train")
     network = Means()
     first = extract(
-        {"train": files}, features_of(network), Extraction(tmp_path / "c", batch_size=3)
+        {"train": files}, features_of(network), Images(cache=tmp_path / "c", batch_size=3)
     )
     assert network.seen == 8
-    again = extract({"train": files}, features_of(network), Extraction(tmp_path / "c"))
+    again = extract({"train": files}, features_of(network), Images(cache=tmp_path / "c"))
     assert network.seen == 8
     x = first["train"].x
     assert x.shape == (8, 12) and x.dtype == np.float16 and np.array_equal(x, again["train"].x)
@@ -316,7 +316,7 @@ def test_features_are_computed_once(tmp_path):
 def test_every_change_of_data_or_options_makes_an_entry_of_its_own(tmp_path):
     folder = image_folder(tmp_path / "images") / "train"
     files = file_list(folder)
-    options = Extraction(tmp_path / "c")
+    options = Images(cache=tmp_path / "c")
     entries = set()
 
     def entry(files=files, encoder=None, amp=False):
@@ -345,13 +345,13 @@ KILLED = """
 import sys
 from pathlib import Path
 from test_features import Means, features_of, file_list
-from continual_ep.features import extract, extraction
+from continual_ep.features import Images, extract, extraction
 
 Means.pause = 0.2
 extraction.NOTE_EVERY = 0.0
 print("started", flush=True)
 extract({"train": file_list(Path(sys.argv[1]))}, features_of(Means()),
-        extraction.Extraction(Path(sys.argv[2]), batch_size=4))
+        Images(cache=sys.argv[2], batch_size=4))
 print("finished", flush=True)
 """
 
@@ -380,13 +380,17 @@ def test_a_killed_extraction_resumes(tmp_path):
 
     network = Means()
     resumed = extract(
-        {"train": file_list(folder)}, features_of(network), Extraction(tmp_path / "c", batch_size=4)
+        {"train": file_list(folder)},
+        features_of(network),
+        Images(cache=tmp_path / "c", batch_size=4),
     )
     assert len(list((tmp_path / "c").glob("*/card.json"))) == 1
     assert len(list((tmp_path / "c").iterdir())) == 1, "the second run made an entry of its own"
     assert network.seen == 120 - done
     whole = extract(
-        {"train": file_list(folder)}, features_of(Means()), Extraction(tmp_path / "d", batch_size=4)
+        {"train": file_list(folder)},
+        features_of(Means()),
+        Images(cache=tmp_path / "d", batch_size=4),
     )
     assert np.array_equal(resumed["train"].x, whole["train"].x)
 
@@ -409,7 +413,7 @@ def test_two_processes_share_one_computation(tmp_path):
 
 def test_interrupts_between_writes_lose_and_repeat_no_row(tmp_path, monkeypatch):
     files = file_list(image_folder(tmp_path / "images", train=10) / "train")
-    options = Extraction(tmp_path / "c", batch_size=4)
+    options = Images(cache=tmp_path / "c", batch_size=4)
     original, calls = cache._write, []
 
     def failing(*arguments):
@@ -425,14 +429,14 @@ def test_interrupts_between_writes_lose_and_repeat_no_row(tmp_path, monkeypatch)
     resumed = extract({"train": files}, features_of(Means()), options)
     monkeypatch.undo()
     whole = extract(
-        {"train": files}, features_of(Means()), Extraction(tmp_path / "d", batch_size=4)
+        {"train": files}, features_of(Means()), Images(cache=tmp_path / "d", batch_size=4)
     )
     assert np.array_equal(resumed["train"].x, whole["train"].x)
 
 
 def test_a_full_disk_raises_and_keeps_the_rows_written(tmp_path, monkeypatch):
     files = file_list(image_folder(tmp_path / "images", train=10) / "train")
-    options = Extraction(tmp_path / "c", batch_size=4)
+    options = Images(cache=tmp_path / "c", batch_size=4)
     original, calls = cache._write, []
 
     def full(*arguments):
@@ -471,7 +475,7 @@ def test_a_read_only_cache_folder(tmp_path):
     files = file_list(image_folder(tmp_path / "images") / "train")
     (tmp_path / "c").mkdir(mode=0o500)
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        extract({"train": files}, features_of(Means()), Extraction(tmp_path / "c"))
+        extract({"train": files}, features_of(Means()), Images(cache=tmp_path / "c"))
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOENT])
@@ -483,21 +487,21 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ConfigurationError, match=r"cannot be written .*name another \(cache"):
-        extract({"train": files}, features_of(Means()), Extraction(tmp_path / "c"))
+        extract({"train": files}, features_of(Means()), Images(cache=tmp_path / "c"))
 
 
 def test_a_finished_cache_is_read_without_writing(tmp_path, monkeypatch):
     files = file_list(image_folder(tmp_path / "images") / "train")
-    extract({"train": files}, features_of(Means()), Extraction(tmp_path / "c"))
+    extract({"train": files}, features_of(Means()), Images(cache=tmp_path / "c"))
     monkeypatch.setattr(cache, "writing", None)
     monkeypatch.setattr(extraction, "writing", None)
-    assert extract({"train": files}, features_of(Means()), Extraction(tmp_path / "c"))
+    assert extract({"train": files}, features_of(Means()), Images(cache=tmp_path / "c"))
 
 
 @pytest.mark.parametrize("damage", ["card", "short", "junk"])
 def test_damaged_entries_raise_an_error(tmp_path, damage):
     files = file_list(image_folder(tmp_path / "images") / "train")
-    extract({"train": files}, features_of(Means()), Extraction(tmp_path / "c"))
+    extract({"train": files}, features_of(Means()), Images(cache=tmp_path / "c"))
     entry = next((tmp_path / "c").iterdir())
     if damage == "card":
         (entry / "card.json").write_text("{")
@@ -505,13 +509,13 @@ def test_damaged_entries_raise_an_error(tmp_path, damage):
         path = entry / "train.safetensors"
         path.write_bytes(path.read_bytes()[:-5] if damage == "short" else b"junk")
     with pytest.raises(ContinualEPError, match="damaged"):
-        extract({"train": files}, features_of(Means()), Extraction(tmp_path / "c"))
+        extract({"train": files}, features_of(Means()), Images(cache=tmp_path / "c"))
 
 
 def test_features_beyond_float16_are_refused(tmp_path):
     files = file_list(image_folder(tmp_path / "images") / "train")
     with pytest.raises(InputError, match="float16 cannot hold"):
-        extract({"train": files}, features_of(Means(1e9)), Extraction(tmp_path / "c"))
+        extract({"train": files}, features_of(Means(1e9)), Images(cache=tmp_path / "c"))
 
 
 # ---- streams -----------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from continual_ep.seeding import generator_from
 from continual_ep.strategies import make_loss, make_optimizer, silent_evaluator
 from continual_ep.streams import (
     ContinualBenchmark,
-    Images,
     class_incremental,
     domain_incremental,
     online,
@@ -91,12 +90,11 @@ def build_stream(config: RunConfig, seed: int = 0) -> ContinualBenchmark:
 
     :param seed: of the class order, where ``stream.order_seed`` is ``"seed"``.
     """
-    options = plain_values(config.stream)
+    options = {**plain_values(config.stream), "images": config.stream.images}
     small, overlap, scenario = (options.pop(k) for k in ("online", "overlap", "scenario"))
     name, experiences, order = (options.pop(k) for k in ("name", "experiences", "order_seed"))
     number = seed if order == "seed" else order
     domains, angles = options.pop("domains"), options.pop("angles")
-    options["images"] = Images(**options["images"])
     if scenario == "class-incremental":
         benchmark = class_incremental(name, experiences, seed=number, **options)
     else:

@@ -1,42 +1,13 @@
-"""The options of a run, group by group, with the demo's numbers as defaults.
-
-Nothing here imports torch: the command line checks a configuration before it starts anything heavy.
-"""
+"""The options of a run, group by group, with the demo's numbers as defaults."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.features import Images
 from continual_ep.options import Options, option
 
 Count = Annotated[int, ("ge", 1)]
-
-
-@dataclass(frozen=True)
-class ImageOptions(Options):
-    """How images become inputs."""
-
-    size: int | None = option(
-        None, "side in pixels of image files, where there is no backbone", ge=1
-    )
-    backbone: str | None = option(
-        None,
-        "frozen network whose features are the inputs: mobilenet_v2, resnet50, ..., or module:function",
-    )
-    weights: str | None = option(
-        None, "file of its state dict; null: the published one, if on disk"
-    )
-    preprocessing: dict[str, Any] | None = option(
-        None, "changes to its preprocessing: resize, crop, interpolation, mean, std, turn"
-    )
-    cache: str = option("cache", "folder where features are kept")
-    device: str | None = option(None, "where the backbone computes; null: a GPU if there is one")
-    batch_size: int = option(64, "images of a pass of the backbone", ge=1)
-    amp: bool = option(False, "half precision in the backbone where it is safe")
-    workers: int = option(2, "threads that decode images", ge=1)
-    on_corrupt: Literal["raise", "skip"] = option(
-        "raise", "images that cannot be decoded: stop, or leave out and list"
-    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +54,7 @@ class StreamOptions(Options):
     standardize: bool = option(
         False, "subtract the training mean, divide by the deviation, per channel"
     )
-    images: ImageOptions = option(ImageOptions, "how images become inputs")
+    images: Images = option(Images, "how images become inputs")
 
     def check_combination(self) -> None:
         if self.overlap is not None and self.online is None:

@@ -4,15 +4,16 @@ Nothing here imports Avalanche.
 """
 
 from continual_ep.features.backbones import BACKBONES, Backbone, as_backbone, backbone
-from continual_ep.features.extraction import Extraction, extract
+from continual_ep.features.extraction import extract
 from continual_ep.features.files import FileList
+from continual_ep.features.options import Images
 from continual_ep.features.preprocessing import Preprocessing
 
 __all__ = [
     "BACKBONES",
     "Backbone",
-    "Extraction",
     "FileList",
+    "Images",
     "Preprocessing",
     "as_backbone",
     "backbone",

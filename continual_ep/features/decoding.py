@@ -7,22 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.errors import InputError
 from continual_ep.features.files import FileList
 from continual_ep.features.preprocessing import Preprocessing
 
-ON_CORRUPT = ("raise", "skip")
-
 #: Images per thread that may be decoded ahead; it bounds the memory of the queue.
 AHEAD = 16
-
-
-def check_on_corrupt(on_corrupt: str) -> None:
-    """:raises ConfigurationError: for an unknown word."""
-    if on_corrupt not in ON_CORRUPT:
-        raise ConfigurationError(
-            f"on_corrupt={on_corrupt!r} is unknown: choose one of {ON_CORRUPT}."
-        )
 
 
 def decoded(
@@ -41,7 +31,6 @@ def decoded(
     :param on_corrupt: ``"raise"``, or ``"skip"``, which gives None for what cannot be decoded.
     :raises InputError: an image that cannot be decoded, with its path.
     """
-    check_on_corrupt(on_corrupt)
     waiting: deque[tuple[int, Future[Tensor]]] = deque()
     following = start
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as threads:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from continual_ep.atomic_files import write_json
-from continual_ep.errors import ConfigurationError, InputError, warn_user
+from continual_ep.errors import InputError, warn_user
 from continual_ep.features.backbones import Backbone
 from continual_ep.features.cache import RowFile, complete, finished, key_of, rows_of, writing
-from continual_ep.features.decoding import check_on_corrupt, corrupt, decoded
+from continual_ep.features.decoding import corrupt, decoded
 from continual_ep.features.files import FileList
+from continual_ep.features.options import Images
 from continual_ep.features.preprocessing import Preprocessing
 
 #: Seconds between two notes of the progress; a kill loses what was computed after the last note.
@@ -27,33 +28,6 @@ NOTE_EVERY = 5.0
 
 #: Seconds between two lines of progress where there is no terminal.
 PRINT_EVERY = 60.0
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """How features are computed and where they are kept.
-
-    :param cache: folder for all features; each entry has a folder of its own there, named by its key.
-    :param device: where the backbone computes.
-    :param batch_size: images of a pass.
-    :param amp: let torch compute in half precision where it deems it safe (autocast).
-    :param workers: threads that decode images.
-    :param on_corrupt: ``"raise"``, or ``"skip"`` images that cannot be decoded and list them.
-    :raises ConfigurationError: values that cannot work.
-    """
-
-    cache: Path = Path("cache")
-    device: str = "cpu"
-    batch_size: int = 64
-    amp: bool = False
-    workers: int = 2
-    on_corrupt: str = "raise"
-
-    def __post_init__(self) -> None:
-        check_on_corrupt(self.on_corrupt)
-        for name in ("batch_size", "workers"):
-            if getattr(self, name) < 1:
-                raise ConfigurationError(f"{name}={getattr(self, name)} must be 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +52,7 @@ class Encoder(Protocol):
 
     def identity(self) -> dict[str, Any]: ...
 
-    def rows(self, images: Tensor, extraction: Extraction) -> np.ndarray: ...
+    def rows(self, images: Tensor, options: Images) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +65,7 @@ class Pixels:
         framing = asdict(self.preprocessing)
         return {"pixels": {name: framing[name] for name in ("resize", "crop", "interpolation")}}
 
-    def rows(self, images: Tensor, extraction: Extraction) -> np.ndarray:
+    def rows(self, images: Tensor, options: Images) -> np.ndarray:
         return images.numpy()
 
 
@@ -109,8 +83,8 @@ class Features:
     def identity(self) -> dict[str, Any]:
         return {**self.backbone.identity(), "amp": self.amp}
 
-    def rows(self, images: Tensor, extraction: Extraction) -> np.ndarray:
-        device = torch.device(extraction.device)
+    def rows(self, images: Tensor, options: Images) -> np.ndarray:
+        device = torch.device(options.computing_device)
         moved = images.to(device, non_blocking=True)
         x = moved.float().div_(255) if moved.dtype == torch.uint8 else moved
         with torch.autocast(device.type) if self.amp else nullcontext():
@@ -127,7 +101,7 @@ class Features:
 def extract(
     splits: dict[str, FileList | np.ndarray],
     encoder: Encoder,
-    extraction: Extraction,
+    options: Images,
 ) -> dict[str, Extracted]:
     """Read the rows of each split from the cache, or compute them.
 
@@ -144,36 +118,36 @@ def extract(
         **encoder.identity(),
     }
     name = str(identity.get("backbone", "pixels")).replace("/", "_").replace(":", "_")
-    folder = Path(extraction.cache) / f"{name}-{key_of(identity)}"
+    folder = Path(options.cache) / f"{name}-{key_of(identity)}"
     card = finished(folder, identity)
     if card is None:
         with writing(folder):
             card = finished(folder, identity)  # completed by another process while this one waited
             if card is None:
-                card = _compute(splits, encoder, extraction, folder, identity)
+                card = _compute(splits, encoder, options, folder, identity)
     parts = {name: _read(folder, name, card) for name in splits}
-    _report_skipped(parts, folder, extraction.on_corrupt)
+    _report_skipped(parts, folder, options.on_corrupt)
     return parts
 
 
 def _compute(
     splits: dict[str, FileList | np.ndarray],
     encoder: Encoder,
-    extraction: Extraction,
+    options: Images,
     folder: Path,
     identity: dict[str, Any],
 ) -> dict[str, Any]:
     if isinstance(encoder, Features):
-        encoder = Features(encoder.backbone.to(extraction.device), encoder.amp)
+        encoder = Features(encoder.backbone.to(options.computing_device), encoder.amp)
     started = time.perf_counter()
     parts = {
-        name: _split(name, images, encoder, extraction, folder) for name, images in splits.items()
+        name: _split(name, images, encoder, options, folder) for name, images in splits.items()
     }
     card = {
         "identity": identity,
         "splits": parts,
         "seconds": time.perf_counter() - started,
-        "device": extraction.device,
+        "device": options.computing_device,
         "versions": {name: version(name) for name in ("torch", "torchvision", "pillow")},
     }
     complete(folder, card)
@@ -184,7 +158,7 @@ def _split(
     name: str,
     images: FileList | np.ndarray,
     encoder: Encoder,
-    extraction: Extraction,
+    options: Images,
     folder: Path,
 ) -> dict[str, Any]:
     """Compute the rows of one split, from where an earlier call stopped.
@@ -199,7 +173,7 @@ def _split(
     rows = RowFile(path, len(images))
     try:
         rows.resume()
-        progress = _append_all(rows, name, images, encoder, extraction)
+        progress = _append_all(rows, name, images, encoder, options)
         if not rows.written:
             raise InputError(f"none of the {len(images)} images of {name!r} can be decoded.")
         write_json(done, progress)
@@ -217,13 +191,13 @@ def _append_all(
     name: str,
     images: FileList | np.ndarray,
     encoder: Encoder,
-    extraction: Extraction,
+    options: Images,
 ) -> dict[str, Any]:
     progress: dict[str, Any] = rows.progress or {"images": 0, "skipped": []}
     noted = time.monotonic()
     with _progress(name, len(images), progress["images"]) as show:
         start = progress["images"]
-        for batch, skipped in _batches(images, encoder.preprocessing, extraction, start):
+        for batch, skipped in _batches(images, encoder.preprocessing, options, start):
             at = progress["images"]
             more = [[at + number, path] for number, path in skipped]
             progress = {
@@ -231,7 +205,7 @@ def _append_all(
                 "skipped": [*progress["skipped"], *more],
             }
             if len(batch):
-                rows.append(encoder.rows(batch, extraction), progress)
+                rows.append(encoder.rows(batch, options), progress)
             show(progress["images"])
             if time.monotonic() - noted >= NOTE_EVERY:
                 rows.save()
@@ -240,31 +214,31 @@ def _append_all(
 
 
 def _batches(
-    images: FileList | np.ndarray, preprocessing: Preprocessing, extraction: Extraction, start: int
+    images: FileList | np.ndarray, preprocessing: Preprocessing, options: Images, start: int
 ) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
     """Yield batches of framed images, with the number in the batch and the path of skipped ones."""
     if isinstance(images, FileList):
-        yield from _batches_of_files(images, preprocessing, extraction, start)
+        yield from _batches_of_files(images, preprocessing, options, start)
         return
     divisor = 255.0 if images.dtype == np.uint8 else 1.0
-    for at in range(start, len(images), extraction.batch_size):
-        stored = torch.from_numpy(images[at : at + extraction.batch_size].astype(np.float32))
-        yield preprocessing.framed_batch(stored.to(extraction.device) / divisor), []
+    for at in range(start, len(images), options.batch_size):
+        stored = torch.from_numpy(images[at : at + options.batch_size].astype(np.float32))
+        yield preprocessing.framed_batch(stored.to(options.computing_device) / divisor), []
 
 
 def _batches_of_files(
-    files: FileList, preprocessing: Preprocessing, extraction: Extraction, start: int
+    files: FileList, preprocessing: Preprocessing, options: Images, start: int
 ) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
     stream = decoded(
         files,
         preprocessing,
         start=start,
-        workers=extraction.workers,
-        on_corrupt=extraction.on_corrupt,
+        workers=options.workers,
+        on_corrupt=options.on_corrupt,
     )
     side = preprocessing.crop
-    for at in range(start, len(files), extraction.batch_size):
-        count = min(extraction.batch_size, len(files) - at)
+    for at in range(start, len(files), options.batch_size):
+        count = min(options.batch_size, len(files) - at)
         decoded_images = [next(stream) for _ in range(count)]
         skipped = [
             (n, str(files.path(at + n))) for n, image in enumerate(decoded_images) if image is None

@@ -14,8 +14,9 @@ from continual_ep.avalanche_internals import (
     task_labelled,
 )
 from continual_ep.errors import warn_user
+from continual_ep.features import Images
 from continual_ep.streams.arrays import Arrays
-from continual_ep.streams.images import Images, as_arrays
+from continual_ep.streams.images import as_arrays
 from continual_ep.streams.selection import (
     chosen_classes,
     explicit_groups,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.features import Images
 from continual_ep.streams.benchmark import (
     ContinualBenchmark,
     Loaded,
@@ -17,7 +18,6 @@ from continual_ep.streams.benchmark import (
     from_parts,
     load_samples,
 )
-from continual_ep.streams.images import Images
 from continual_ep.streams.selection import limited, named_generator, validation_split
 from continual_ep.streams.tensor_data import Samples
 

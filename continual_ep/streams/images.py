@@ -1,73 +1,25 @@
 """Turn images into inputs: pixels at one size, or features of a frozen backbone."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from continual_ep.errors import ConfigurationError, InputError
-from continual_ep.features.backbones import Backbone, as_backbone
+from continual_ep.features.backbones import as_backbone
 from continual_ep.features.extraction import (
     Encoder,
     Extracted,
-    Extraction,
     Features,
     Pixels,
     extract,
 )
+from continual_ep.features.options import Images
 from continual_ep.features.preprocessing import Preprocessing
 from continual_ep.streams.arrays import Arrays
 from continual_ep.streams.files import ImageFiles
 
 #: Up to so many values a split is read into memory; larger ones stay on disk, mapped.
 READ_AT_ONCE = 2**28
-
-
-@dataclass(frozen=True)
-class Images:
-    """Options for images.
-
-    Main arguments:
-
-    :param size: side in pixels to which image files are brought when there is no backbone: short side
-        resized, centre cropped. Images in arrays have their size.
-    :param backbone: a frozen network whose features are the inputs; a name or a callable, see
-        :func:`~continual_ep.features.as_backbone`. None for pixels.
-    :param weights: file with the backbone's state dict; None for the published one, if on disk.
-
-    Other arguments:
-
-    :param preprocessing: changes to the backbone's published preprocessing, by name, e.g.
-        ``{"resize": 256, "crop": 224}``; see :class:`~continual_ep.features.Preprocessing`.
-    :param cache: folder where features, and pixels of image files, are kept.
-    :param device: where the backbone computes; None: a GPU when there is one.
-    :param batch_size: images of a pass.
-    :param amp: let torch compute in half precision where it deems it safe.
-    :param workers: threads that decode images.
-    :param on_corrupt: ``"raise"``, or ``"skip"`` images that cannot be decoded, and list them.
-    """
-
-    size: int | None = None
-    backbone: str | Callable[[Tensor], Tensor] | Backbone | None = None
-    weights: str | Path | None = None
-    preprocessing: Preprocessing | Mapping[str, Any] | None = None
-    cache: str | Path = "cache"
-    device: str | None = None
-    batch_size: int = 64
-    amp: bool = False
-    workers: int = 2
-    on_corrupt: str = "raise"
-
-    def extraction(self) -> Extraction:
-        """The options that change the computation and not its result."""
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return Extraction(
-            Path(self.cache), device, self.batch_size, self.amp, self.workers, self.on_corrupt
-        )
 
 
 def as_arrays(data: Arrays | ImageFiles, images: Images, *, download: bool = False) -> Arrays:
@@ -78,7 +30,6 @@ def as_arrays(data: Arrays | ImageFiles, images: Images, *, download: bool = Fal
     :raises MissingDataError: weights that are not on disk.
     :raises InputError: images that cannot be decoded.
     """
-    extraction = images.extraction()  # also checks the options
     if images.backbone is None:
         _refuse_strays(images)
         if isinstance(data, Arrays):
@@ -88,22 +39,21 @@ def as_arrays(data: Arrays | ImageFiles, images: Images, *, download: bool = Fal
                     f"shape {data.train_x.shape[1:]}."
                 )
             return data
-        return _of_files(data, _pixels(images.size), extraction)
+        return _of_files(data, _pixels(images.size), images)
     if images.size is not None:
         raise ConfigurationError(
             f"images: size={images.size} is for pixels; a backbone has its own (preprocessing)."
         )
-    given = images.preprocessing
     backbone = as_backbone(
         images.backbone,
         weights=images.weights,
-        preprocessing=dict(given) if isinstance(given, Mapping) else given,
+        preprocessing=images.preprocessing,
         download=download,
     )
     encoder = Features(backbone, images.amp)
     if isinstance(data, ImageFiles):
-        return _of_files(data, encoder, extraction)
-    return _of_arrays(data, encoder, extraction)
+        return _of_files(data, encoder, images)
+    return _of_arrays(data, encoder, images)
 
 
 def _refuse_strays(images: Images) -> None:
@@ -121,8 +71,8 @@ def _pixels(size: int | None) -> Pixels:
     return Pixels(Preprocessing(size, size))
 
 
-def _of_files(data: ImageFiles, encoder: Encoder, extraction: Extraction) -> Arrays:
-    parts = extract({"train": data.train, "test": data.test}, encoder, extraction)
+def _of_files(data: ImageFiles, encoder: Encoder, images: Images) -> Arrays:
+    parts = extract({"train": data.train, "test": data.test}, encoder, images)
     train, test = parts["train"], parts["test"]
     train_y, test_y = data.train.labels[train.kept], data.test.labels[test.kept]
     for labels in (train_y, test_y):
@@ -134,7 +84,7 @@ def _of_files(data: ImageFiles, encoder: Encoder, extraction: Extraction) -> Arr
     return Arrays(_held(train), train_y, _held(test), test_y, data.class_names, data.label_values)
 
 
-def _of_arrays(data: Arrays, encoder: Encoder, extraction: Extraction) -> Arrays:
+def _of_arrays(data: Arrays, encoder: Encoder, images: Images) -> Arrays:
     if data.train_x.ndim < 3:
         raise ConfigurationError(
             f"a backbone wants images; this stream has vectors of {data.train_x.shape[1]} features."
@@ -150,7 +100,7 @@ def _of_arrays(data: Arrays, encoder: Encoder, extraction: Extraction) -> Arrays
         return x if x.dtype == np.uint8 else (x / divisor).astype(np.float32)
 
     splits: dict[str, Any] = {"train": unit(data.train_x), "test": unit(data.test_x)}
-    parts = extract(splits, encoder, extraction)
+    parts = extract(splits, encoder, images)
     return Arrays(
         _held(parts["train"]),
         data.train_y,
