@@ -65,6 +65,18 @@ class WarnOnce:
 
 
 @contextmanager
+def reading_state(owner: str) -> Iterator[None]:
+    """Raise :class:`CheckpointError` for whatever a damaged state raises while it is read.
+
+    :param owner: whose state it is, for the message.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the state of {owner} is damaged: {error!r}") from error
+
+
+@contextmanager
 def warnings_to(handle: Callable[[str], None]) -> Iterator[None]:
     """Pass the text of each of the package's warnings to ``handle`` once, instead of showing it.
 

@@ -8,8 +8,15 @@ from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from numpy.typing import NDArray
 
-from continual_ep.errors import CheckpointError, ConfigurationError, InputError, warn_user
-from continual_ep.metrics.evaluation import correct_in, evaluating, loader_of, read
+from continual_ep.errors import (
+    CheckpointError,
+    ConfigurationError,
+    InputError,
+    reading_state,
+    warn_user,
+)
+from continual_ep.forward_passes import evaluating
+from continual_ep.metrics.evaluation import correct_in, loader_of, read
 from continual_ep.metrics.record import AccuracyRecord
 from continual_ep.sleep.hooks import SleepHooks
 from continual_ep.streams.experiences import learns_jointly, part_of, refuse_empty
@@ -160,10 +167,8 @@ class AccuracyMatrix(SupervisedPlugin, SleepHooks):
 
         :raises CheckpointError: a damaged state, or a record of another stream; nothing changes then.
         """
-        try:
+        with reading_state("AccuracyMatrix"):
             record = AccuracyRecord.from_dict(state["record"])
-        except (KeyError, TypeError, InputError) as error:
-            raise CheckpointError(f"the state of AccuracyMatrix is damaged: {error!r}") from error
         if (record.stream, record.counts) != (self.record.stream, self.record.counts):
             raise CheckpointError(
                 f"the record is of stream {record.stream!r} with {record.counts} samples, but this "

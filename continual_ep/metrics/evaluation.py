@@ -1,7 +1,6 @@
 """Evaluate a model without changing its mode, its gradients or any random state."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,25 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from continual_ep.errors import InputError
+from continual_ep.forward_passes import evaluating
 from continual_ep.streams.feed import BatchLoader, feed
 from continual_ep.streams.indexed_samples import UnsupportedLoader
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
-
-
-@contextmanager
-def evaluating(model: nn.Module, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Evaluation mode without gradients; modes and random states are as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    device = torch.device(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        model.eval()
-        try:
-            yield
-        finally:
-            # Module by module: a part that was frozen in evaluation mode stays so.
-            for module, mode in modes:
-                module.training = mode
 
 
 def batches_of(

@@ -7,9 +7,10 @@ import torch
 from avalanche.models.utils import avalanche_forward
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
-from continual_ep.errors import CheckpointError, ConfigurationError
+from continual_ep.errors import ConfigurationError, reading_state
+from continual_ep.forward_passes import evaluating
+from continual_ep.metrics.evaluation import batches_of
 from continual_ep.seeding import generator_from
 from continual_ep.streams.experiences import part_of
 
@@ -83,28 +84,24 @@ class BiasCorrection(SupervisedPlugin):
         """Training is over."""
         self.offset.training = False
 
-    @torch.no_grad()
     def _outputs(self, strategy: Any) -> Tensor:
         """Outputs without offsets of samples of the experience, ``(samples, classes)``."""
         model, dataset = strategy.model, strategy.experience.dataset
         number = part_of(strategy.experience).experience
         generator = generator_from(f"bias correction/{self.seed}/{number}")
         chosen = torch.randperm(len(dataset), generator=generator)[: self.samples]
-        loader = DataLoader(
-            Subset(dataset, chosen.tolist()),
-            batch_size=max(1, strategy.eval_mb_size),
-            collate_fn=getattr(dataset, "collate_fn", None),
-            generator=generator,
-        )
-        was_training = model.training
-        model.eval()
+        samples = dataset.subset(chosen.tolist())
         self.offset.active = False
         try:
-            found = [avalanche_forward(model, b[0].to(strategy.device), b[-1]) for b in loader]
+            with evaluating(model, strategy.device):
+                return torch.cat(
+                    [
+                        _checked(avalanche_forward(model, x.to(strategy.device), task))
+                        for x, _, task in batches_of(samples, max(1, strategy.eval_mb_size))
+                    ]
+                )
         finally:
             self.offset.active = True
-            model.train(was_training)
-        return torch.cat([_checked(output) for output in found])
 
     def state_dict(self) -> dict[str, Any]:
         """The offsets and the classes seen."""
@@ -112,14 +109,11 @@ class BiasCorrection(SupervisedPlugin):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """:raises CheckpointError: for a damaged state; nothing changes then."""
-        offsets, seen = state.get("offsets"), state.get("seen")
-        if not isinstance(offsets, Tensor) or offsets.dim() != 1 or not isinstance(seen, list):
-            raise CheckpointError(f"the state of BiasCorrection is damaged: {state!r}")
-        try:
-            self.seen = {int(label) for label in seen}
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"the state of BiasCorrection is damaged: {error}") from error
-        self.offset.values = offsets.clone()
+        with reading_state("BiasCorrection"):
+            offsets, seen = state["offsets"], {int(label) for label in state["seen"]}
+            if not isinstance(offsets, Tensor) or offsets.dim() != 1:
+                raise ValueError(f"offsets are {offsets!r}")
+        self.seen, self.offset.values = seen, offsets.clone()
 
 
 class OutputOffset:

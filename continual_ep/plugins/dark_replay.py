@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from continual_ep.avalanche_internals import criterion_of
 from continual_ep.errors import CheckpointError, ConfigurationError
-from continual_ep.metrics.evaluation import evaluating
+from continual_ep.forward_passes import evaluating
 from continual_ep.plugins.exemplars import ExemplarMemory
 from continual_ep.plugins.replay_batches import endless_batches, samples_of
 from continual_ep.seeding import generator_from

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from continual_ep.errors import CheckpointError, ConfigurationError
-from continual_ep.metrics.evaluation import batches_of, evaluating
+from continual_ep.forward_passes import evaluating, input_of
+from continual_ep.metrics.evaluation import batches_of
 from continual_ep.streams.selection import named_generator
 
 SELECTIONS = ("class-balanced", "reservoir", "herding")
@@ -267,13 +268,7 @@ def penultimate(model: nn.Module, x: Tensor) -> Tensor:
             f"herding finds no linear layer in {type(model).__name__}: pass "
             "features=lambda model, x: ... that returns (batch, n)."
         )
-    seen: list[Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        model(x)
-    finally:
-        hook.remove()
-    return seen[-1].flatten(1)
+    return input_of(linear[-1], model, x).flatten(1)
 
 
 def _features(agent: Any, dataset: Any, features: Features) -> Tensor:

@@ -19,8 +19,9 @@ from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import avalanche_forward
 from torch import Tensor, nn
 
-from continual_ep.errors import CheckpointError, ConfigurationError
-from continual_ep.metrics.evaluation import batches_of, evaluating
+from continual_ep.errors import ConfigurationError, reading_state
+from continual_ep.forward_passes import evaluating
+from continual_ep.metrics.evaluation import batches_of
 from continual_ep.networks.presynaptic import (
     Presynaptic,
     patches,
@@ -144,11 +145,9 @@ class OWM(SupervisedPlugin):
 
         :raises CheckpointError: for a damaged state; nothing changes then.
         """
-        try:
+        with reading_state("OWM"):
             moments = {str(name): moment.double() for name, moment in state["moments"].items()}
             experiences = int(state["experiences"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"the state of OWM is damaged: {error!r}") from error
         self.moments, self.experiences, self._projectors = moments, experiences, {}
 
 

@@ -6,8 +6,9 @@ plain values.
 """
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from avalanche.models.utils import avalanche_forward
@@ -23,7 +24,7 @@ from avalanche.training.utils import ParamData, zerolike_params_dict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from continual_ep.errors import CheckpointError, warn_user
+from continual_ep.errors import CheckpointError, reading_state, warn_user
 from continual_ep.learning.losses import SquaredError
 from continual_ep.plugins.bias_correction import without_offsets
 
@@ -33,8 +34,34 @@ LARGEST_IMPORTANCE = 0.001
 Parameters = dict[str, ParamData]
 
 
-class EWC(EWCPlugin):
+class _Saved:
+    """A penalty whose state are attributes with parameters by name, or several such by experience."""
+
+    #: The attribute of each key of the state.
+    saved: ClassVar[dict[str, str]]
+
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Move a loaded state to the device."""
+        super().before_training(strategy, *args, **kwargs)  # type: ignore[misc]
+        for name in self.saved.values():
+            _move(getattr(self, name) or {}, strategy.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors of each attribute in :attr:`saved`."""
+        return {key: _tensors(getattr(self, name) or {}) for key, name in self.saved.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """:raises CheckpointError: for a damaged state; nothing changes then."""
+        kind = type(self).__name__
+        loaded = [_parameters(_mapping(state, key, kind), kind) for key in self.saved]
+        for name, values in zip(self.saved.values(), loaded, strict=True):
+            setattr(self, name, values or None)
+
+
+class EWC(_Saved, EWCPlugin):
     """Elastic weight consolidation, separate or online, with a state."""
+
+    saved: ClassVar[dict[str, str]] = {"weights": "saved_params", "importances": "importances"}
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
@@ -43,29 +70,14 @@ class EWC(EWCPlugin):
             total = {name: total.get(name, 0.0) + value.data for name, value in kept.items()}
         warn_of_overshoot(strategy, "ewc", total, 2.0 * self.ewc_lambda)
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Move a loaded state to the device."""
-        for kept in (*self.saved_params.values(), *self.importances.values()):
-            _move(kept, strategy.device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and importances by experience."""
-        return {
-            "weights": {k: _tensors(kept) for k, kept in self.saved_params.items() if kept},
-            "importances": {k: _tensors(kept) for k, kept in self.importances.items() if kept},
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """:raises CheckpointError: for a damaged state; nothing changes then."""
-        weights, importances = (
-            {int(k): _parameters(kept, "EWC") for k, kept in _mapping(state, name, "EWC").items()}
-            for name in ("weights", "importances")
-        )
+        weights, importances = (_mapping(state, key, "EWC") for key in self.saved)
         if weights.keys() != importances.keys():
             raise CheckpointError("the state of EWC is damaged: weights and importances disagree")
-        for target, values in ((self.saved_params, weights), (self.importances, importances)):
-            target.clear()
-            target.update(values)
+        super().load_state_dict(state)
+        for name in self.saved.values():  # Avalanche adds entries by experience
+            setattr(self, name, defaultdict(dict, getattr(self, name) or {}))
 
 
 class SynapticIntelligence(SynapticIntelligencePlugin):
@@ -123,13 +135,15 @@ class SynapticIntelligence(SynapticIntelligencePlugin):
         self.syn_data.update({**buffers, "cum_trajectory": integrals})
 
 
-class MAS(MASPlugin):
+class MAS(_Saved, MASPlugin):
     """Memory aware synapses with a state.
 
     The importance is that of Avalanche, written as a loss of this package, so that it can also be
     followed through a nudged phase (``nudging="loss"``), and found without dropout. Avalanche's
     fails on a batch whose loss is exactly zero.
     """
+
+    saved: ClassVar[dict[str, str]] = {"weights": "params", "importances": "importance"}
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         for name, parameter in strategy.model.named_parameters():
@@ -164,26 +178,8 @@ class MAS(MASPlugin):
         importances = {name: kept.data for name, kept in (self.importance or {}).items()}
         warn_of_overshoot(strategy, "mas", importances, 2.0 * self._lambda)
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
-        """Move a loaded state to the device."""
-        _move(self.params or {}, strategy.device)
-        _move(self.importance or {}, strategy.device)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights after the last experience, and importances."""
-        return {
-            "weights": _tensors(self.params or {}),
-            "importances": _tensors(self.importance or {}),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """:raises CheckpointError: for a damaged state; nothing changes then."""
-        weights = _parameters(_mapping(state, "weights", "MAS"), "MAS")
-        importances = _parameters(_mapping(state, "importances", "MAS"), "MAS")
-        self.params, self.importance = weights or None, importances or None
-
-
-class RWalk(RWalkPlugin):
+class RWalk(_Saved, RWalkPlugin):
     """Riemannian walk with a state.
 
     Beyond Avalanche's: the network is trained in training mode (Avalanche leaves it in evaluation
@@ -191,12 +187,16 @@ class RWalk(RWalkPlugin):
     Avalanche divides zero by zero; a parameter without a score keeps its importance.
     """
 
+    saved: ClassVar[dict[str, str]] = {
+        "weights": "exp_params",
+        "importances": "iter_importance",
+        "scores": "exp_scores",
+    }
     _scored = False
 
     def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().before_training(strategy, *args, **kwargs)
-        for kept in (self.iter_importance, self.exp_scores, self.exp_params, self.exp_penalties):
-            _move(kept or {}, strategy.device)
+        _move(self.exp_penalties or {}, strategy.device)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Note that no step of this experience has been scored."""
@@ -239,23 +239,11 @@ class RWalk(RWalkPlugin):
             )
         return _parameters(penalties, "RWalk")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights after the last experience, importances and scores."""
-        return {
-            "weights": _tensors(self.exp_params or {}),
-            "importances": _tensors(self.iter_importance or {}),
-            "scores": _tensors(self.exp_scores or {}),
-        }
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """:raises CheckpointError: for a damaged state; nothing changes then."""
-        weights, importances, scores = (
-            _parameters(_mapping(state, name, "RWalk"), "RWalk")
-            for name in ("weights", "importances", "scores")
-        )
-        self.exp_params, self.exp_scores = weights or None, scores or None
-        self.iter_importance = self.exp_importance = importances or None
-        self.exp_penalties = self._penalties(importances, scores)
+        super().load_state_dict(state)
+        self.exp_importance = self.iter_importance
+        self.exp_penalties = self._penalties(self.iter_importance or {}, self.exp_scores or {})
 
 
 class LwF(LwFPlugin):
@@ -303,14 +291,12 @@ class LwF(LwFPlugin):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """:raises CheckpointError: for a damaged state; nothing changes then."""
         network = dict(_mapping(state, "network", "LwF"))
-        try:
+        with reading_state("LwF"):
             classes = {
                 int(task): {int(label) for label in labels}
                 for task, labels in _mapping(state, "classes", "LwF").items()
             }
             experiences = int(state["experiences"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the state of LwF is damaged: {error!r}") from error
         self.lwf.prev_model, self._loaded = None, network or None
         self.lwf.prev_classes_by_task.clear()
         self.lwf.prev_classes_by_task.update(classes)
@@ -365,18 +351,25 @@ def warn_of_overshoot(
 # ---- Avalanche's ParamData -----------------------------------------------------------------------
 
 
-def _tensors(parameters: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: kept.data.detach().clone() for name, kept in parameters.items()}
+def _tensors(kept: Any) -> Any:
+    """The tensors of parameters by name, or of several such; empty ones are left out."""
+    if not isinstance(kept, Mapping):
+        return kept.data.detach().clone()
+    return {name: _tensors(value) for name, value in kept.items() if value != {}}
 
 
-def _parameters(values: Mapping[str, Any], plugin: str) -> Parameters:
+def _parameters(values: Mapping[Any, Any], plugin: str) -> dict[Any, Any]:
+    """The inverse of :func:`_tensors`."""
+    parameters: dict[Any, Any] = {}
     for name, value in values.items():
-        if not isinstance(value, Tensor):
+        if isinstance(value, Mapping):
+            parameters[name] = _parameters(value, plugin)
+        elif isinstance(value, Tensor):
+            shape, initial = value.shape, value.clone()
+            parameters[name] = ParamData(name, shape, device=value.device, init_tensor=initial)
+        else:
             raise CheckpointError(f"the state of {plugin} is damaged: {name} is {value!r}")
-    return {
-        name: ParamData(name, value.shape, device=value.device, init_tensor=value.clone())
-        for name, value in values.items()
-    }
+    return parameters
 
 
 def _mapping(state: Mapping[str, Any], key: str, plugin: str) -> Mapping[Any, Any]:
@@ -386,10 +379,13 @@ def _mapping(state: Mapping[str, Any], key: str, plugin: str) -> Mapping[Any, An
     return value
 
 
-def _move(parameters: Mapping[str, ParamData], device: Any) -> None:
+def _move(parameters: Mapping[Any, Any], device: Any) -> None:
     for kept in parameters.values():
-        kept.device = torch.device(device)
-        kept.data = kept.data.to(device)
+        if isinstance(kept, Mapping):
+            _move(kept, device)
+        else:
+            kept.device = torch.device(device)
+            kept.data = kept.data.to(device)
 
 
 def _detach(parameters: Mapping[str, Any]) -> None:

@@ -11,9 +11,10 @@ from avalanche.evaluation.metric_results import MetricValue
 from avalanche.models.utils import avalanche_forward
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from continual_ep.errors import CheckpointError, ConfigurationError, WarnOnce
+from continual_ep.errors import CheckpointError, ConfigurationError, WarnOnce, reading_state
+from continual_ep.forward_passes import evaluating
+from continual_ep.metrics.evaluation import batches_of
 from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
 from continual_ep.sleep.diary import NightReport
@@ -219,19 +220,12 @@ class SleepReplay(SupervisedPlugin):
     def _activity_maxima(self, strategy: Any, chains: list[Chain]) -> dict[str, float]:
         """The largest activations under the current weights, over the current experience."""
         maxima = ActivityMaxima(strategy.model, chains)
-        dataset = strategy.experience.dataset
-        loader = DataLoader(
-            dataset,
-            batch_size=max(1, strategy.eval_mb_size),
-            collate_fn=getattr(dataset, "collate_fn", None),
-            generator=torch.Generator().manual_seed(0),
-        )
-        devices = [strategy.device] if torch.device(strategy.device).type == "cuda" else []
-        with torch.random.fork_rng(devices), maxima:
-            for batch in loader:
-                tasks = torch.as_tensor(batch[-1]).to(strategy.device)
+        batches = batches_of(strategy.experience.dataset, max(1, strategy.eval_mb_size))
+        with evaluating(strategy.model, strategy.device), maxima:
+            for x, _, task in batches:
+                tasks = None if task is None else task.to(strategy.device)
                 forward = partial(avalanche_forward, strategy.model, task_labels=tasks)
-                maxima.see(batch[0].to(strategy.device), forward)
+                maxima.see(x.to(strategy.device), forward)
         return maxima.values()
 
     # -- reports -----------------------------------------------------------------------------------------
@@ -266,16 +260,11 @@ class SleepReplay(SupervisedPlugin):
                 f"the state of SleepReplay has format {state.get('format')!r}, this version reads "
                 f"{STATE_FORMAT}"
             )
-        try:
+        with reading_state("SleepReplay"):
             statistics = self._new_statistics()
             statistics.load_state_dict(state["statistics"])
-            inner = {}
-            for name, mean in state["inner"].items():
-                inner[name] = RunningMean()
-                inner[name].load_state_dict(mean)
+            inner = {name: RunningMean.restored(mean) for name, mean in state["inner"].items()}
             experiences, warned = int(state["experiences"]), set(state["warned"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"the state of SleepReplay is damaged: {error!r}") from error
         # All at once, so that a damaged state leaves everything as it is.
         self.statistics, self._inner = statistics, inner
         self.experiences, self._warnings = experiences, WarnOnce(warned)

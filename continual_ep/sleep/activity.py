@@ -1,27 +1,15 @@
 """Activities of the awake network: the largest ones, and what reaches a layer."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.forward_passes import evaluating, evaluation_mode, input_of
 from continual_ep.sleep.layers import Chain
 from continual_ep.synapses import Synapses
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode; each module's own mode comes back afterwards."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def layer_inputs(
@@ -38,24 +26,11 @@ def layer_inputs(
     :param forward: how to run the model, where calling it is not enough.
     """
     owner, number = _owner(model, layer)
-    devices = [x.device] if x.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices), evaluation_mode(model):
-        inputs = x if owner is model else _input_of(owner, model, x, forward)
+    with evaluating(model, x.device):
+        inputs = x if owner is model else input_of(owner, forward or model, x)
         if number > 0:
             inputs = owner.activities(inputs)[number - 1]  # type: ignore[operator]
     return inputs.detach().flatten(1)
-
-
-def _input_of(
-    owner: nn.Module, model: nn.Module, x: Tensor, forward: Callable[[Tensor], Any] | None
-) -> Tensor:
-    seen: list[Tensor] = []
-    hook = owner.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    try:
-        (forward or model)(x)
-    finally:
-        hook.remove()
-    return seen[0]
 
 
 def _owner(model: nn.Module, layer: Synapses) -> tuple[nn.Module, int]:

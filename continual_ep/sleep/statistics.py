@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from continual_ep.errors import CheckpointError
+from continual_ep.errors import CheckpointError, reading_state
 
 
 class RunningMean:
@@ -40,16 +40,21 @@ class RunningMean:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:raises CheckpointError: for a state that is not of a running mean."""
-        try:
+        with reading_state("a running mean"):
             count, total = int(state["count"]), state["total"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the state of a running mean is damaged: {error!r}") from error
         sums = isinstance(total, Tensor) and total.dtype == torch.float64 and total.dim() == 1
         if count < 0 or (count > 0 and not sums) or not (total is None or sums):
             raise CheckpointError(
                 f"the state of a running mean is damaged: count {count}, {total!r}"
             )
         self.count, self.total = count, total
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> "RunningMean":
+        """The running mean of a state; :raises CheckpointError: as of :meth:`load_state_dict`."""
+        mean = cls()
+        mean.load_state_dict(state)
+        return mean
 
 
 class InputStatistics:
@@ -108,14 +113,10 @@ class InputStatistics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:raises CheckpointError: for a damaged state, or one kept with or without classes."""
-        try:
+        with reading_state("the input statistics"):
             shape, classes = state["shape"], state["classes"]
             self.overall.load_state_dict(state["overall"])
             self.experience.load_state_dict(state["experience"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"the state of the input statistics is damaged: {error}"
-            ) from error
         if (classes is None) != (self.classes is None):
             raise CheckpointError(
                 "the saved input statistics and these differ in keeping class means: use the same sleep "
@@ -123,7 +124,6 @@ class InputStatistics:
             )
         self.shape = None if shape is None else tuple(shape)
         if classes is not None:
-            self.classes = {}
-            for label, mean in classes.items():
-                self.classes[int(label)] = RunningMean()
-                self.classes[int(label)].load_state_dict(mean)
+            self.classes = {
+                int(label): RunningMean.restored(mean) for label, mean in classes.items()
+            }

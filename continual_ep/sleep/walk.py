@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from continual_ep.errors import ConfigurationError, warn_user
+from continual_ep.forward_passes import evaluation_mode
 from continual_ep.sleep.layers import Chain, chain_of_synapses
 from continual_ep.synapses import Kernel, Pooling, Synapses
 
@@ -92,19 +93,14 @@ class _Walk:
         self.pooling: list[Pooling] = []
 
     def run(self, forward: Callable[[Tensor], Any]) -> None:
-        training = {module: module.training for module in self.names}
         hooks = [module.register_forward_hook(self._visit) for module in self.watched]
-        devices = [self.example.device] if self.example.is_cuda else []
         try:
-            self.model.eval()
             # The autograd graph tells a chain from branches that meet.
-            with torch.enable_grad(), torch.random.fork_rng(devices):
+            with evaluation_mode(self.model, self.example.device), torch.enable_grad():
                 forward(self.entry)
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, mode in training.items():
-                module.training = mode
         self.unknown += [
             f"{self._named(m)}, whose forward is not called"
             for m in self.watched
