@@ -1,10 +1,9 @@
 """Averaged GEM: steps that do not raise the mean loss of stored samples."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.errors import ConfigurationError
 from continual_ep.options import option
 
@@ -21,10 +20,10 @@ class AveragedGEM(Mechanism):
     is projected like a gradient.
     """
 
-    main: ClassVar[str | None] = "patterns_per_experience"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"gradient"})
-    sources: ClassVar[tuple[str, ...]] = ("chaudhry2019agem",)
+    main = "patterns_per_experience"
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"gradient"})
+    sources = ("chaudhry2019agem",)
 
     patterns_per_experience: int = option(256, "samples kept of each experience", ge=1)
     sample_size: int = option(256, "samples of a batch that gives the reference gradient", ge=1)

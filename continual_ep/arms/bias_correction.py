@@ -1,10 +1,9 @@
 """Bias correction: new classes' outputs are lowered by data of the experience alone."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.options import option, plain_values
 
 
@@ -22,10 +21,10 @@ class BiasCorrection(Mechanism):
     tried (0.1 to 0.2).
     """
 
-    main: ClassVar[str | None] = "cost"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=False)
-    takes: ClassVar[frozenset[Part]] = frozenset({"answers"})
-    sources: ClassVar[tuple[str, ...]] = ("wu2019",)
+    main = "cost"
+    needs = Needs(labels=True, boundaries=True, samples=False)
+    takes = frozenset({"answers"})
+    sources = ("wu2019",)
 
     cost: float = option(0.1, "share of the new training samples that is given up", gt=0, lt=1)
     samples: int = option(1000, "of the experience that are looked at", ge=1)

@@ -1,10 +1,9 @@
 """Cumulative training: each experience is learned with all data of the earlier ones."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 
 
 @dataclass(frozen=True)
@@ -15,9 +14,9 @@ class Cumulative(Mechanism):
     far, which is also what is kept.
     """
 
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"trainer", "data"})
-    combines_with: ClassVar[frozenset[str] | None] = frozenset({"sleep"})
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"trainer", "data"})
+    combines_with = frozenset({"sleep"})
 
     def install(self, assembly: Assembly) -> None:
         from avalanche.training.supervised import Cumulative as CumulativeTraining

@@ -1,10 +1,10 @@
 """Dark experience replay: exemplars with their labels and old outputs."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.learning import NeuromodulatedEquilibriumLearning
 from continual_ep.options import option, plain_values
 
@@ -21,10 +21,10 @@ class DarkExperienceReplay(Mechanism):
     and one batch of exemplars serves both terms, as in Avalanche.
     """
 
-    main: ClassVar[str | None] = "total"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"data"})
-    sources: ClassVar[tuple[str, ...]] = ("buzzega2020",)
+    main = "total"
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"data"})
+    sources = ("buzzega2020",)
 
     total: int = option(200, "exemplars kept in all, equally many of each class", ge=1)
     alpha: float = option(0.2, "weight of the old outputs", ge=0)

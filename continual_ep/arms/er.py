@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.errors import ConfigurationError
 from continual_ep.options import option, plain_values
 
@@ -18,9 +18,9 @@ class ExperienceReplay(Mechanism):
     al. 2019 (arXiv:1902.10486); herding: Rebuffi et al. 2017 (arXiv:1611.07725).
     """
 
-    main: ClassVar[str | None] = "per_class"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"data"})
+    main = "per_class"
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"data"})
 
     per_class: int | None = option(2, "exemplars kept of each class", ge=1)
     total: int | None = option(None, "exemplars kept in all, instead of per_class", ge=1)

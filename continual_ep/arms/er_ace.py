@@ -1,10 +1,10 @@
 """Experience replay with asymmetric cross-entropy: new samples do not push old classes down."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.learning import NeuromodulatedEquilibriumLearning
 from continual_ep.options import option
 
@@ -22,10 +22,10 @@ class AsymmetricReplay(Mechanism):
     the strategy's criterion is used: with squared error the outputs of other classes have no error.
     """
 
-    main: ClassVar[str | None] = "total"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"trainer", "data", "loss"})
-    sources: ClassVar[tuple[str, ...]] = ("caccia2022",)
+    main = "total"
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"trainer", "data", "loss"})
+    sources = ("caccia2022",)
 
     total: int = option(200, "exemplars kept in all, equally many of each class", ge=1)
     batch_size: int | None = option(None, "exemplars in a step; null: training.batch_size", ge=1)

@@ -1,7 +1,6 @@
 """Elastic weight consolidation: weights that matter to earlier experiences are held back."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -30,9 +29,9 @@ class EWC(Mechanism):
     1000 is not.
     """
 
-    main: ClassVar[str | None] = "strength"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("kirkpatrick2017",)
+    main = "strength"
+    needs = Needs(labels=True, boundaries=True, samples=False)
+    sources = ("kirkpatrick2017",)
 
     strength: float = option(10.0, "weight of the penalty in the loss", gt=0)
 

@@ -1,7 +1,6 @@
 """Freeze: after the first experience the read-out alone learns."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -16,8 +15,8 @@ class FreezeHidden(Mechanism):
     as in Maltoni and Lomonaco 2019 (arXiv:1806.08568).
     """
 
-    needs: ClassVar[Needs] = Needs(labels=False, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("maltoni2019",)
+    needs = Needs(labels=False, boundaries=True, samples=False)
+    sources = ("maltoni2019",)
 
     def install(self, assembly: Assembly) -> None:
         from continual_ep.plugins import FreezeHidden as Plugin

@@ -1,10 +1,9 @@
 """GDumb: a network trained from scratch on the exemplars alone."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.options import option
 
 
@@ -18,12 +17,12 @@ class GDumb(Mechanism):
     Deviations: a constant learning rate instead of warm restarts, and no CutMix.
     """
 
-    main: ClassVar[str | None] = "total"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"data"})
+    main = "total"
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"data"})
     # Penalties and averages refer to earlier weights, which are thrown away.
-    combines_with: ClassVar[frozenset[str] | None] = frozenset({"sleep"})
-    sources: ClassVar[tuple[str, ...]] = ("prabhu2020",)
+    combines_with = frozenset({"sleep"})
+    sources = ("prabhu2020",)
 
     total: int = option(200, "samples in the memory, equally many of each class", ge=1)
     epochs: int | None = option(

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.errors import ConfigurationError
 from continual_ep.options import option
 
@@ -23,10 +22,10 @@ class GEM(Mechanism):
     (:class:`~continual_ep.arms.replay_strategies.RelativeGEM`).
     """
 
-    main: ClassVar[str | None] = "patterns_per_experience"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"gradient"})
-    sources: ClassVar[tuple[str, ...]] = ("lopezpaz2017",)
+    main = "patterns_per_experience"
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"gradient"})
+    sources = ("lopezpaz2017",)
 
     patterns_per_experience: int = option(256, "samples kept of each experience", ge=1)
     strength: float = option(0.5, "least share of each earlier gradient that is added", ge=0)

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.errors import ConfigurationError
 from continual_ep.learning import NeuromodulatedEquilibriumLearning
 from continual_ep.options import option, plain_values
@@ -19,10 +19,10 @@ class ICaRL(Mechanism):
     (arXiv:1611.07725), who keep a total (2,000 for 100 classes) and weigh both losses alike.
     """
 
-    main: ClassVar[str | None] = "total"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"data", "answers"})
-    sources: ClassVar[tuple[str, ...]] = ("rebuffi2017",)
+    main = "total"
+    needs = Needs(labels=True, boundaries=True, samples=True)
+    takes = frozenset({"data", "answers"})
+    sources = ("rebuffi2017",)
 
     total: int | None = option(200, "exemplars kept in all, equally many of each class", ge=1)
     per_class: int | None = option(None, "exemplars kept of each class, instead of total", ge=1)

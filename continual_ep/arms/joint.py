@@ -1,10 +1,9 @@
 """Joint training: all experiences at once, the upper bound."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part, Stateful
+from continual_ep.arms.mechanism import Mechanism, Needs, Stateful
 
 
 @dataclass(frozen=True)
@@ -15,9 +14,9 @@ class Joint(Mechanism):
     is the whole stream. A killed run starts again, as there is only one training.
     """
 
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=False, samples=True)
-    takes: ClassVar[frozenset[Part]] = frozenset({"trainer", "data"})
-    combines_with: ClassVar[frozenset[str] | None] = frozenset({"sleep"})
+    needs = Needs(labels=True, boundaries=False, samples=True)
+    takes = frozenset({"trainer", "data"})
+    combines_with = frozenset({"sleep"})
 
     def install(self, assembly: Assembly) -> None:
         from avalanche.training.supervised import JointTraining

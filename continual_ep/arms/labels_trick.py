@@ -1,10 +1,10 @@
 """Labels trick: the loss sees only the classes of the experience."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.learning import NeuromodulatedEquilibriumLearning
 
 
@@ -21,9 +21,9 @@ class LabelsTrick(Mechanism):
     it is the experience.
     """
 
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=False)
-    takes: ClassVar[frozenset[Part]] = frozenset({"loss"})
-    sources: ClassVar[tuple[str, ...]] = ("zeno2018",)
+    needs = Needs(labels=True, boundaries=True, samples=False)
+    takes = frozenset({"loss"})
+    sources = ("zeno2018",)
 
     def refusal(self, rule: Any, network: Any) -> str | None:
         if isinstance(rule, NeuromodulatedEquilibriumLearning):

@@ -1,7 +1,7 @@
 """Learning without forgetting: the network keeps answering as it did before the experience."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -25,9 +25,9 @@ class LearningWithoutForgetting(Mechanism):
     without dropout, as in the paper and unlike Avalanche. Default: Avalanche's.
     """
 
-    main: ClassVar[str | None] = "strength"
-    needs: ClassVar[Needs] = Needs(labels=False, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("li2016",)
+    main = "strength"
+    needs = Needs(labels=False, boundaries=True, samples=False)
+    sources = ("li2016",)
 
     strength: float = option(1.0, "weight of the distillation in the loss (alpha)", gt=0)
     temperature: float = option(2.0, "of both softmax functions", gt=0)

@@ -1,7 +1,6 @@
 """Memory aware synapses: weights that the output depends on are held back."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -26,9 +25,9 @@ class MemoryAwareSynapses(Mechanism):
     as importances reach 28 on Split-MNIST, where 1 diverges at a learning rate of 0.1.
     """
 
-    main: ClassVar[str | None] = "strength"
-    needs: ClassVar[Needs] = Needs(labels=False, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("aljundi2018",)
+    main = "strength"
+    needs = Needs(labels=False, boundaries=True, samples=False)
+    sources = ("aljundi2018",)
 
     strength: float = option(0.1, "weight of the penalty in the loss", gt=0)
     decay: float = option(0.5, "part of the earlier importances in the mean (alpha)", ge=0, lt=1)

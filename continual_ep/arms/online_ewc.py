@@ -1,7 +1,6 @@
 """Online EWC: one penalty whose importances fade, instead of one for each experience."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -23,9 +22,9 @@ class OnlineEWC(Mechanism):
     Deviations: those of ``ewc``. Default: the strength of ``ewc``; the decay of 0.95 is ours.
     """
 
-    main: ClassVar[str | None] = "strength"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("schwarz2018",)
+    main = "strength"
+    needs = Needs(labels=True, boundaries=True, samples=False)
+    sources = ("schwarz2018",)
 
     strength: float = option(10.0, "weight of the penalty in the loss", gt=0)
     decay: float = option(0.95, "part of the importances kept at each experience", ge=0, le=1)

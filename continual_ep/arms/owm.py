@@ -1,10 +1,9 @@
 """Orthogonal weights modification: learn where earlier inputs were silent."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.arms.mechanism import Mechanism, Needs, Part
+from continual_ep.arms.mechanism import Mechanism, Needs
 from continual_ep.options import option
 
 
@@ -18,10 +17,10 @@ class OrthogonalWeights(Mechanism):
     use batch means for A and let :math:`\alpha` fall during training.
     """
 
-    main: ClassVar[str | None] = "strength"
-    needs: ClassVar[Needs] = Needs(labels=False, boundaries=True, samples=False)
-    takes: ClassVar[frozenset[Part]] = frozenset({"gradient"})
-    sources: ClassVar[tuple[str, ...]] = ("zeng2019",)
+    main = "strength"
+    needs = Needs(labels=False, boundaries=True, samples=False)
+    takes = frozenset({"gradient"})
+    sources = ("zeng2019",)
 
     strength: float = option(0.5, "alpha, in units of the mean eigenvalue of A", gt=0)
 

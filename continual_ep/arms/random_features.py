@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ class RandomFeatures(Reference):
     2008 (random features), McDonnell et al. 2023 (arXiv:2307.02251, continual learning).
     """
 
-    main: ClassVar[str | None] = "units"
+    main = "units"
     sources = ("mcdonnell2023",)
 
     units: int = option(512, "units of the random layer", ge=1, le=20000)

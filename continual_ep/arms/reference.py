@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,8 @@ class ReferenceModel(nn.Module):
 class Reference(Mechanism):
     """Base of the references: each sample is seen once and added to sums."""
 
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=False, samples=False)
-    is_reference: ClassVar[bool] = True
+    needs = Needs(labels=True, boundaries=False, samples=False)
+    is_reference = True
 
     @abstractmethod
     def model(self, inputs: int, classes: int, seed: int) -> ReferenceModel:

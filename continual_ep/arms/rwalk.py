@@ -1,7 +1,6 @@
 """Riemannian walk: importances from Fisher information and path of each weight."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -27,9 +26,9 @@ class RiemannianWalk(Mechanism):
     normalised importances are at most 2.
     """
 
-    main: ClassVar[str | None] = "strength"
-    needs: ClassVar[Needs] = Needs(labels=True, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("chaudhry2018",)
+    main = "strength"
+    needs = Needs(labels=True, boundaries=True, samples=False)
+    sources = ("chaudhry2018",)
 
     strength: float = option(0.1, "weight of the penalty in the loss", gt=0)
     update: float = option(0.9, "part of the newest gradient in the importances", gt=0, le=1)

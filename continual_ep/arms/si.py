@@ -1,7 +1,6 @@
 """Synaptic intelligence: importances from the path of each weight during training."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -29,9 +28,9 @@ class SynapticIntelligence(Mechanism):
     are at the cut, so that the penalty holds all weights alike; with 0.1 one of three is.
     """
 
-    main: ClassVar[str | None] = "strength"
-    needs: ClassVar[Needs] = Needs(labels=False, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("zenke2017", "maltoni2019")
+    main = "strength"
+    needs = Needs(labels=False, boundaries=True, samples=False)
+    sources = ("zenke2017", "maltoni2019")
 
     strength: float = option(500.0, "weight of the penalty in the loss", gt=0)
     damping: float = option(0.1, "added to the squared change of a weight (epsilon)", gt=0)

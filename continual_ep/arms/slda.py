@@ -1,7 +1,6 @@
 """Streaming linear discriminant analysis: class means and one covariance."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,7 +57,7 @@ class StreamingLDA(Reference):
     after another; sums over batches give the same matrices.
     """
 
-    main: ClassVar[str | None] = "shrinkage"
+    main = "shrinkage"
     sources = ("hayes2020",)
 
     shrinkage: float = option(0.1, "of the covariance towards its mean eigenvalue", gt=0, lt=1)

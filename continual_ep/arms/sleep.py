@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -20,9 +20,9 @@ class Sleep(SleepSchedule, Choice, Mechanism):
     (doi:10.1038/s41467-022-34938-7).
     """
 
-    key: ClassVar[str] = "algorithm"
-    main: ClassVar[str | None] = "algorithm"
-    sources: ClassVar[tuple[str, ...]] = ("tadros2022",)
+    key = "algorithm"
+    main = "algorithm"
+    sources = ("tadros2022",)
 
     algorithm: str = option("src", "how weights change during sleep")
 

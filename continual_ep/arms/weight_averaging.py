@@ -1,7 +1,6 @@
 """Weight averaging: after each experience the weights become the mean over experiences."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from continual_ep.arms.assembly import Assembly
 from continual_ep.arms.mechanism import Mechanism, Needs
@@ -23,9 +22,9 @@ class WeightAveraging(Mechanism):
     the weights last trained.
     """
 
-    main: ClassVar[str | None] = "share"
-    needs: ClassVar[Needs] = Needs(labels=False, boundaries=True, samples=False)
-    sources: ClassVar[tuple[str, ...]] = ("lee2017",)
+    main = "share"
+    needs = Needs(labels=False, boundaries=True, samples=False)
+    sources = ("lee2017",)
 
     share: float | None = option(None, "of the new weights in the mean; null: 1/k", gt=0, le=1)
 
