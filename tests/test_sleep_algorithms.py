@@ -15,10 +15,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from continual_ep import metrics, plugins
+from continual_ep.arms.sleep import Sleep
 from continual_ep.errors import ConfigurationError, DivergenceError, InputError
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import MRNN, ConvolutionalRNN
-from continual_ep.options import option
+from continual_ep.options import option, options_from
 from continual_ep.plugins import SleepReplay
 from continual_ep.sleep import (
     SLEEP_ALGORITHMS,
@@ -26,9 +27,7 @@ from continual_ep.sleep import (
     SleepAlgorithm,
     SleepHooks,
     SleepReplayConsolidation,
-    SleepSchedule,
     find_chains,
-    sleep_from,
     sleep_once,
 )
 from continual_ep.sleep.activity import layer_inputs
@@ -380,21 +379,21 @@ def test_non_finite_weights_are_taken_back():
 
 
 def test_a_configuration_makes_schedule_and_algorithm():
-    schedule, algorithm = sleep_from({"algorithm": "downscaling", "when": [1], "factor": 0.9})
-    assert schedule == SleepSchedule(when=(1,)) and algorithm == Downscaling(factor=0.9)
+    made = options_from(Sleep, {"algorithm": "downscaling", "when": [1], "factor": 0.9})
+    assert made.when == (1,) and made.options == Downscaling(factor=0.9)
     values = {"preset": "tadros2022", "window": "whole", "exclude": ["a"], "diary": True}
-    schedule, algorithm = sleep_from(values)
-    assert algorithm == SleepReplayConsolidation(preset="tadros2022", window=None)
-    assert schedule == SleepSchedule(exclude=("a",), diary=True)
+    made = options_from(Sleep, values)
+    assert made.options == SleepReplayConsolidation(preset="tadros2022", window=None)
+    assert (made.when, made.exclude, made.diary) == ("every", ("a",), True)
     for wrong, match in (
         ({"stpes": 3}, "did you mean 'steps'"),
-        ({"algorithm": "downscaling", "steps": 3}, "unknown key 'steps'"),
-        ({"algorithm": "shy"}, "choose one of src, downscaling"),
+        ({"algorithm": "downscaling", "steps": 3}, "'steps' is an option of algorithm src"),
+        ({"algorithm": "shy"}, "Choose one of src, downscaling"),
         ({"steps": 0}, "steps"),
         ({"when": "never"}, "when"),
     ):
         with pytest.raises(ConfigurationError, match=match):
-            sleep_from(wrong)
+            options_from(Sleep, wrong)
 
 
 def test_the_plugin_takes_names_and_objects():

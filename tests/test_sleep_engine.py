@@ -15,7 +15,7 @@ from torch import nn
 
 from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.options import options_from, plain_values
-from continual_ep.sleep import PRESETS, SleepParameters, layer_gains, preset_named, sleep_replay
+from continual_ep.sleep import PRESETS, SleepParameters, layer_gains, sleep_replay
 from continual_ep.sleep.calibration import calibrated_thresholds
 from continual_ep.sleep.chain import ChainState, SpikeTrain
 from continual_ep.sleep.engines import layerwise, stepwise
@@ -340,13 +340,13 @@ def test_published_gains_divide_by_the_ratio_before():
 
 
 def test_the_mnist_preset_has_the_published_constants():
-    mnist = preset_named("tadros2022:mnist")
+    mnist = SleepParameters(preset="tadros2022:mnist")
     assert mnist.spike_scale == pytest.approx(0.479, abs=5e-4)
     assert [mnist.night_steps(k) for k in range(1, 6)] == [15000, 20000, 25000, 30000, 35000]
     assert mnist.window == 11
-    assert replace(preset_named("tadros2022"), preset="tadros2022:mnist") == mnist
-    assert preset_named("tadros2022:cross-modal").night_steps(2) == 255
-    assert {preset_named(name).preset for name in PRESETS} == set(PRESETS)
+    assert replace(SleepParameters(preset="tadros2022"), preset="tadros2022:mnist") == mnist
+    assert SleepParameters(preset="tadros2022:cross-modal").night_steps(2) == 255
+    assert {SleepParameters(preset=name).preset for name in PRESETS} == set(PRESETS)
 
 
 def test_options_that_are_given_go_before_a_preset():
@@ -360,9 +360,9 @@ def test_options_that_are_given_go_before_a_preset():
 
 def test_unknown_presets_constants_and_values_are_refused():
     with pytest.raises(ConfigurationError, match="tadros2022:mnist"):
-        preset_named("tadros")
+        SleepParameters(preset="tadros")
     with pytest.raises(ConfigurationError, match="did you mean 'steps'"):
-        SleepParameters().with_constants(step=1)
+        options_from(SleepParameters, {"step": 1})
     for wrong in (
         {"steps": 0},
         {"steps": 1.5},
@@ -460,11 +460,11 @@ def test_half_precision_weights_sleep_in_single():
 def test_published_constants_need_their_own_depth_and_activations():
     with pytest.raises(ConfigurationError, match="3 thresholds are given for a network of 2"):
         sleep_replay(
-            mlp(64, 30, 10), torch.rand(64), preset_named("tadros2022").with_constants(window=None),
+            mlp(64, 30, 10), torch.rand(64), SleepParameters(preset="tadros2022", window=None),
             activity_maxima=[1.0, 1.0],
         )  # fmt: skip
     with pytest.raises(InputError, match="activity_maxima"):
-        sleep_replay(mlp(64, 30, 10), torch.rand(64), preset_named("tadros2022:cub200"))
+        sleep_replay(mlp(64, 30, 10), torch.rand(64), SleepParameters(preset="tadros2022:cub200"))
 
 
 def test_biases_follow_the_chosen_option():

@@ -43,8 +43,7 @@ def exemplars_state(memory: Any, assembly: Assembly) -> Stateful:
     """The state of an :class:`~continual_ep.plugins.exemplars.ExemplarMemory` of a strategy."""
 
     def load(state: dict[str, Any]) -> None:
-        memory.load_state_dict(state)
-        memory.connect(assembly.benchmark.train_stream)
+        memory.load_state_dict(state, assembly.benchmark)
 
     return Stateful(memory.state_dict, load, lambda: samples_bytes(memory.buffer))
 

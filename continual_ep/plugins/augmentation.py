@@ -4,7 +4,7 @@ from typing import Any
 
 from avalanche.core import SupervisedPlugin
 
-from continual_ep.plugins.generators import restored_generator
+from continual_ep.seeding import restored_generator
 from continual_ep.streams.transforms import RandomTransforms
 
 

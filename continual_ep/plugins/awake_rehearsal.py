@@ -8,7 +8,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.plugins.exemplars import ExemplarMemory, Features, MixedBatches
-from continual_ep.plugins.generators import restored_generator
+from continual_ep.seeding import restored_generator
 from continual_ep.streams.experiences import refuse_empty
 from continual_ep.streams.selection import named_generator
 
@@ -137,7 +137,5 @@ class AwakeRehearsal(SupervisedPlugin):
             the first two change nothing.
         """
         generator = restored_generator(state, "AwakeRehearsal")
-        self.memory.load_state_dict(state)
+        self.memory.load_state_dict(state, benchmark)
         self.generator = generator
-        if benchmark is not None:
-            self.memory.connect(benchmark.train_stream)

@@ -122,10 +122,8 @@ class DarkReplay(SupervisedPlugin):
         outputs = state.get("outputs")
         if not isinstance(outputs, Tensor) or len(outputs) != len(state.get("entries", ())):
             raise CheckpointError("the state of DarkReplay is damaged: 'outputs' does not fit")
-        self.memory.load_state_dict(state)
+        self.memory.load_state_dict(state, benchmark)
         self.outputs = outputs.clone()
-        if benchmark is not None:
-            self.memory.connect(benchmark.train_stream)
 
 
 def _key(entries: Tensor) -> Tensor:

@@ -117,9 +117,10 @@ class ExemplarMemory(ExemplarsBuffer):
             "classes": list(self.classes),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], benchmark: Any = None) -> None:
         """Load stored indices; :meth:`connect` finds their samples.
 
+        :param benchmark: the benchmark that they are from, built as before, to connect to at once.
         :raises CheckpointError: a damaged state, or one saved with other options; nothing changes then.
         """
         _check_state(state)
@@ -128,10 +129,10 @@ class ExemplarMemory(ExemplarsBuffer):
                 f"the exemplars were chosen with {state['options']}, not with {self._options()}: "
                 "use the same options to go on."
             )
-        self.entries = state["entries"].clone()
-        self.keys = state["keys"].clone()
-        self.classes = list(state["classes"])
-        self._sources = {}
+        self.entries, self.keys = state["entries"].clone(), state["keys"].clone()
+        self.classes, self._sources = list(state["classes"]), {}
+        if benchmark is not None:
+            self.connect(benchmark.train_stream)
 
     def connect(self, stream: Any) -> None:
         """Find the samples of loaded indices in the training stream they were chosen from.

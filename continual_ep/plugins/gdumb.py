@@ -53,7 +53,5 @@ class GDumb(SupervisedPlugin):
         :param benchmark: as of :meth:`AwakeRehearsal.load_state_dict`.
         :raises CheckpointError: a damaged state, or one saved with other options.
         """
-        self.memory.load_state_dict(state)
+        self.memory.load_state_dict(state, benchmark)
         self.initial = dict(state["initial"])
-        if benchmark is not None:
-            self.memory.connect(benchmark.train_stream)

@@ -10,7 +10,7 @@ from continual_ep.sleep.ensembles import sleep_replay_ensemble
 from continual_ep.sleep.hooks import SleepHooks
 from continual_ep.sleep.layers import Chain
 from continual_ep.sleep.once import sleep_once
-from continual_ep.sleep.parameters import SleepParameters, preset_named
+from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.plasticity import GatedHebbian, Plasticity
 from continual_ep.sleep.prepare import sleep_replay
 from continual_ep.sleep.presets import PRESETS
@@ -18,7 +18,6 @@ from continual_ep.sleep.registry import (
     SLEEP_ALGORITHMS,
     SleepSchedule,
     make_algorithm,
-    sleep_from,
 )
 from continual_ep.sleep.replay_input import (
     ClassReplayInput,
@@ -55,9 +54,7 @@ __all__ = [
     "find_chains",
     "layer_gains",
     "make_algorithm",
-    "preset_named",
     "run_algorithm",
-    "sleep_from",
     "sleep_once",
     "sleep_replay",
     "sleep_replay_ensemble",

@@ -11,12 +11,7 @@ from continual_ep.sleep.calibration import published_thresholds
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.layers import Chain, has_biases
 from continual_ep.sleep.parameters import SleepParameters
-from continual_ep.sleep.prepare import (
-    biases_warning,
-    flat_inputs_warning,
-    negative_inputs_warning,
-    prepare_chains,
-)
+from continual_ep.sleep.prepare import prepare_chains
 from continual_ep.sleep.replay_input import (
     ClassReplayInput,
     FunctionReplayInput,
@@ -94,15 +89,28 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
         shape = night.input_shape or statistics.shape or (chain.inputs,)
         if len(shape) == 1 and night.images is None and self.window == "auto":
             if square_image(shape):
-                night.warnings.warn("flat", flat_inputs_warning(shape[0]))
+                night.warnings.warn(
+                    "flat",
+                    f"flat inputs of {shape[0]} values are taken for square images and replayed through "
+                    "a window: if they are features say window=None; if they are images name the window "
+                    "in pixels",
+                )
         return with_mask(replay, shape, self, features=night.images is False)
 
     def _warn(self, night: Night, chains: Sequence[Chain]) -> None:
         if names := has_biases(chains):
-            night.warnings.warn("biases", biases_warning(names, self))
-        mean = night.statistics.overall.mean
-        if bool((mean < 0).double().mean() > 0.5):
-            night.warnings.warn("negative", negative_inputs_warning(mean))
+            night.warnings.warn(
+                "biases",
+                f"sleep changes weights, not biases, and these layers have some: {', '.join(names)} "
+                f"(biases={self.biases!r}: see docs/sleep.md). Networks without biases remember more.",
+            )
+        share = float((night.statistics.overall.mean < 0).double().mean())
+        if share > 0.5:
+            night.warnings.warn(
+                "negative",
+                f"{share:.0%} of the mean input is negative, and negative rates never spike: scale the "
+                "inputs to [0, 1] instead of standardising them",
+            )
 
 
 def _seen(chain: Chain, night: Night) -> bool:

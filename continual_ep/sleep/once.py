@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.errors import InputError
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
 from continual_ep.sleep.diary import NightReport
 from continual_ep.sleep.layers import plastic_layers
 from continual_ep.sleep.registry import make_algorithm
 from continual_ep.sleep.statistics import InputStatistics
-from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
+from continual_ep.sleep.walk import chains_of, refuse_inner_inputs
 
 
 def sleep_once(
@@ -43,15 +43,9 @@ def sleep_once(
     chosen = make_algorithm(algorithm, options)
     if "class-means" in chosen.needs and not class_means:
         raise InputError(f"{type(chosen).__name__} needs the mean of each class: give class_means")
-    parameter = next(model.parameters(), mean_input)
-    example = mean_input.to(parameter.device, parameter.dtype).expand(2, *mean_input.shape)
-    chains, unknown = find_chains(model, example)
-    warn_of_unknown_layers(unknown)
-    if "mean-input" in chosen.needs and any(chain.source is not None for chain in chains):
-        raise ConfigurationError(
-            "the model falls into several chains of layers, each with inputs of its own: use the "
-            "SleepReplay plugin, which gathers their statistics"
-        )
+    chains = chains_of(model, mean_input)
+    if "mean-input" in chosen.needs:
+        refuse_inner_inputs(chains)
     statistics = InputStatistics(per_class=class_means is not None)
     for label, mean in (class_means or {}).items():
         statistics.add_class_mean(label, mean)

@@ -1,11 +1,11 @@
 r"""The constants of sleep replay consolidation, each defined once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar, Union
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.options import Options, option, unknown_key_message
+from continual_ep.options import Options, option
 from continual_ep.sleep.plasticity import GatedHebbian, Plasticity
 from continual_ep.sleep.presets import PRESETS
 
@@ -120,22 +120,3 @@ class SleepParameters(Options):
     def night_steps(self, night: int) -> int:
         """The length of the given night, counted from 1."""
         return round(self.steps * (1.0 + self.growth * (night - 1)))
-
-    def with_constants(self: Parameters, **constants: Any) -> Parameters:
-        """A copy with some constants changed.
-
-        :raises ConfigurationError: for a name that is no option of sleep.
-        """
-        names = [field.name for field in fields(self)]
-        for name in constants:
-            if name not in names:
-                raise ConfigurationError(unknown_key_message(name, names))
-        return replace(self, **constants)
-
-
-def preset_named(name: str) -> SleepParameters:
-    """The constants of the preset ``name``.
-
-    :raises ConfigurationError: for a name that is not in :data:`~continual_ep.sleep.PRESETS`.
-    """
-    return SleepParameters(preset=name)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from continual_ep.errors import ConfigurationError, InputError
+from continual_ep.errors import InputError
 from continual_ep.seeding import generator_from
 from continual_ep.sleep.calibration import (
     bias_current,
@@ -23,7 +23,7 @@ from continual_ep.sleep.night import run_sleep
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.replay_input import MeanReplayInput, ReplayInput, input_spikes, with_mask
 from continual_ep.sleep.simulation import make_layer
-from continual_ep.sleep.walk import find_chains, warn_of_unknown_layers
+from continual_ep.sleep.walk import chains_of, refuse_inner_inputs
 
 
 def night_generator(seed: int, night: int, chain: int = 0) -> torch.Generator:
@@ -118,15 +118,8 @@ def prepare_model(
     activity_maxima: Sequence[float] | None = None,
 ) -> PreparedSleep:
     """Prepare a night of a model, see :func:`sleep_replay`."""
-    parameter = next(model.parameters(), mean_input)
-    example = mean_input.to(parameter.device, parameter.dtype).expand(2, *mean_input.shape)
-    chains, unknown = find_chains(model, example)
-    warn_of_unknown_layers(unknown)
-    if len(chains) > 1 or chains[0].source is not None:
-        raise ConfigurationError(
-            "the model falls into several chains of layers, each with inputs of its own: use the "
-            "SleepReplay plugin, which gathers their statistics"
-        )
+    chains = chains_of(model, mean_input)
+    refuse_inner_inputs(chains)
     replay = with_mask(MeanReplayInput(mean_input.flatten()), tuple(mean_input.shape), parameters)
     return prepare_chains(
         chains,
@@ -204,28 +197,3 @@ def _prepare_chain(
         gains = [1.0] * len(layers)
     changing = [layer.name in plastic for layer in chain.layers]
     return ChainState(layers, spikes, thresholds, gains, constants, changing, dtype)
-
-
-def biases_warning(names: Sequence[str], parameters: SleepParameters) -> str:
-    """For layers that sleep and have biases."""
-    return (
-        f"sleep changes weights, not biases, and these layers have some: {', '.join(names)} "
-        f"(biases={parameters.biases!r}: see docs/sleep.md). Networks without biases remember more."
-    )
-
-
-def negative_inputs_warning(mean: Tensor) -> str:
-    """For a mean input that is mostly negative, as after standardisation."""
-    share = float((mean < 0).double().mean())
-    return (
-        f"{share:.0%} of the mean input is negative, and negative rates never spike: scale the "
-        "inputs to [0, 1] instead of standardising them"
-    )
-
-
-def flat_inputs_warning(count: int) -> str:
-    """For flat inputs that are replayed as images because their number is a square."""
-    return (
-        f"flat inputs of {count} values are taken for square images and replayed through a window: if "
-        "they are features say window=None; if they are images name the window in pixels"
-    )

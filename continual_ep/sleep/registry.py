@@ -1,11 +1,11 @@
-"""Sleep algorithms by name, and their options from plain values."""
+"""Sleep algorithms by name, and when a model sleeps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.options import Options, option, option_fields, options_from, unknown_key_message
+from continual_ep.options import Options, option, unknown_key_message
 from continual_ep.sleep.algorithm import SleepAlgorithm
 from continual_ep.sleep.class_mean_replay import ClassMeanReplay
 from continual_ep.sleep.consolidation import SleepReplayConsolidation
@@ -44,42 +44,16 @@ def make_algorithm(algorithm: str | SleepAlgorithm, options: Mapping[str, Any]) 
                 f"give {', '.join(options)} to it"
             )
         return algorithm
-    kind = algorithm_named(algorithm)
-    names = [field.name for field in fields(kind) if field.init]  # type: ignore[arg-type]
+    if not isinstance(algorithm, str) or algorithm not in SLEEP_ALGORITHMS:
+        raise ConfigurationError(
+            f"sleep algorithm {algorithm!r} is unknown; choose one of {', '.join(SLEEP_ALGORITHMS)}"
+        )
+    kind: Any = SLEEP_ALGORITHMS[algorithm]
+    names = [field.name for field in fields(kind) if field.init]
     for name in options:
         if name not in names:
             raise ConfigurationError(
                 f"sleep algorithm {algorithm}: {unknown_key_message(name, names)}"
             )
-    return kind(**options)
-
-
-def algorithm_named(name: str) -> type[SleepAlgorithm]:
-    """The class of an algorithm.
-
-    :raises ConfigurationError: a name that is not in :data:`SLEEP_ALGORITHMS`.
-    """
-    if not isinstance(name, str) or name not in SLEEP_ALGORITHMS:
-        raise ConfigurationError(
-            f"sleep algorithm {name!r} is unknown; choose one of {', '.join(SLEEP_ALGORITHMS)}"
-        )
-    return SLEEP_ALGORITHMS[name]
-
-
-def sleep_from(values: Mapping[str, Any]) -> tuple[SleepSchedule, SleepAlgorithm]:
-    """Schedule and algorithm from one mapping, as a configuration holds them.
-
-    :param values: ``algorithm`` (default ``"src"``), options of :class:`SleepSchedule`, and the
-        algorithm's options.
-    :raises ConfigurationError: an unknown name or option, with the closest valid one, or a wrong value.
-    """
-    name = values.get("algorithm", "src")
-    kind = algorithm_named(name)
-    per_run = [field.name for field in option_fields(SleepSchedule)]
-    of_algorithm = [field.name for field in option_fields(kind)]
-    for key in values:
-        if key not in ("algorithm", *per_run, *of_algorithm):
-            text = unknown_key_message(key, ["algorithm", *per_run, *of_algorithm])
-            raise ConfigurationError(f"sleep ({name}): {text}")
-    schedule = options_from(SleepSchedule, {k: v for k, v in values.items() if k in per_run})
-    return schedule, options_from(kind, {k: v for k, v in values.items() if k in of_algorithm})
+    made: SleepAlgorithm = kind(**options)
+    return made

@@ -5,7 +5,8 @@ few units spike, and only the synapses of those units are read or written. NumPy
 cost a fraction of torch's.
 """
 
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,51 +42,50 @@ def spikes_at(active: Array, size: int) -> Signal:
     return Signal(active, None, size)
 
 
-class SimulatedLayer(Protocol):
-    """A layer during a night.
+class SimulatedLayer(ABC):
+    """A layer during a night."""
 
-    :param positions: places at which a kernel is applied; 1 for all-to-all layers.
-    :param by_input: weights ``(inputs, units)`` of an all-to-all layer, which engines may change in
-        place; None for layers of another kind.
-    :param mask_by_input: likewise, zero where there is no synapse; None where all exist.
-    """
-
-    name: str
+    #: Places at which a kernel is applied; 1 for all-to-all layers.
+    positions = 1
+    #: Weights ``(inputs, units)`` of an all-to-all layer, which engines may change in place.
+    by_input: Array | None = None
+    #: Likewise, zero where there is no synapse; None where all exist.
+    mask_by_input: Array | None = None
     units: int
-    positions: int
-    pooling: tuple[Pooling, ...]
-    by_input: Array | None
-    mask_by_input: Array | None
 
+    def __init__(self, layer: Synapses, plasticity: Plasticity) -> None:
+        self.name, self.pooling, self._plasticity = layer.name, layer.pooling, plasticity
+
+    @abstractmethod
     def current(self, below: Signal) -> Array:
         """The current onto each unit, shape ``(units,)``."""
 
+    @abstractmethod
     def learn(self, fired: Array, below: Signal) -> None:
         """Change the synapses of the units that spiked."""
 
     def feedback_current(self, fired: Array) -> Array | None:
         """The current onto the layer below from the units that spiked, ``(n_pre,)``; None: none."""
+        return None
 
+    @abstractmethod
     def weight(self) -> Array:
         """The weight, in the shape of the model's."""
 
 
-class DenseLayer:
+class DenseLayer(SimulatedLayer):
     """All-to-all synapses, stored by columns: adding up the few active inputs reads few cache lines."""
 
-    positions = 1
-
     def __init__(self, layer: Synapses, plasticity: Plasticity) -> None:
-        self.name, self.pooling = layer.name, layer.pooling
+        super().__init__(layer, plasticity)
         weight = _as_array(layer.weight)
         self.units, self._inputs = weight.shape
         self._columns = np.ascontiguousarray(weight.T)
-        self.by_input: Array | None = self._columns
+        self.by_input = self._columns
         self.mask_by_input = None if layer.mask is None else _as_array(layer.mask).T
         if self.mask_by_input is not None:
             self._columns *= self.mask_by_input
         self._feedback = None if layer.feedback is None else _as_array(layer.feedback)
-        self._plasticity = plasticity
 
     def current(self, below: Signal) -> Array:
         rows = self._columns[below.active]
@@ -118,22 +118,18 @@ class DenseLayer:
         return self._columns.T
 
 
-class KernelLayer:
+class KernelLayer(SimulatedLayer):
     """A convolution: spikes are maps, and a kernel changes by the mean over its spiking positions.
 
     So one step changes a weight by at most as much as in an all-to-all layer, however many positions
     spike. This is our choice; the published algorithm has no convolutions.
     """
 
-    by_input: Array | None = None
-    mask_by_input: Array | None = None
-
     def __init__(self, layer: Synapses, kernel: Kernel, plasticity: Plasticity) -> None:
-        self.name, self.pooling = layer.name, layer.pooling
+        super().__init__(layer, plasticity)
         weight = _as_array(layer.weight)
         self._shape, self._kernel, self._map = weight.shape, kernel, layer.shape
         self._weight = weight.reshape(weight.shape[0], -1).copy()
-        self._plasticity = plasticity
         # The latest input and its patches: a step needs them for the currents and for the changes.
         self._latest: tuple[Signal, Array] | None = None
         self.positions = self._unfold(np.zeros(layer.shape, weight.dtype)).shape[1]
@@ -166,9 +162,6 @@ class KernelLayer:
         spikes[row, fired % self.positions] = 1.0
         share = (spikes @ active.T) / spikes.sum(1, keepdims=True)
         self._weight[channels] += self._plasticity.change(self._weight[channels], share)
-
-    def feedback_current(self, fired: Array) -> Array | None:
-        return None
 
     def weight(self) -> Array:
         return self._weight.reshape(self._shape)

@@ -1,7 +1,7 @@
 """Finding the synapse layers of any module, by watching one batch pass through it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,10 +68,26 @@ def unknown_layers_warning(unknown: list[str]) -> str:
     )
 
 
-def warn_of_unknown_layers(unknown: list[str]) -> None:
-    """One warning, if there are layers that do not sleep."""
+def chains_of(model: nn.Module, mean_input: Tensor) -> list[Chain]:
+    """The chains of a model outside of a training; warns of layers that do not sleep.
+
+    :param mean_input: in the shape of one input.
+    """
+    parameter = next(model.parameters(), mean_input)
+    example = mean_input.to(parameter.device, parameter.dtype).expand(2, *mean_input.shape)
+    chains, unknown = find_chains(model, example)
     if unknown:
         warn_user(unknown_layers_warning(unknown))
+    return chains
+
+
+def refuse_inner_inputs(chains: Sequence[Chain]) -> None:
+    """:raises ConfigurationError: for chains whose inputs only a training can gather."""
+    if any(chain.source is not None for chain in chains):
+        raise ConfigurationError(
+            "the model falls into several chains of layers, each with inputs of its own: use the "
+            "SleepReplay plugin, which gathers their statistics"
+        )
 
 
 class _Walk:
