@@ -12,7 +12,8 @@ ROOT = Path(continual_ep.__file__).parent
 
 #: Packages and modules from the bottom to the top; each may import those of earlier rows.
 LAYERS = [
-    {"errors", "seeding", "atomic_files", "synapses"},
+    {"errors"},
+    {"seeding", "atomic_files", "synapses", "forward_passes"},
     {"options"},
     {"relaxation", "features"},
     {"learning"},
