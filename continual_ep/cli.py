@@ -23,9 +23,23 @@ app = typer.Typer(
 app.add_typer(streams_app, name="streams")
 
 STREAM = "A name of `continual-ep streams`, arrays:FILE.npz or image-folder:FOLDER."
-CLASSES = "Keep so many classes, these (with commas), or those named in a file."
 BACKBONE = "Frozen network whose features are the inputs: mobilenet_v2, resnet50, module:function."
 SET = "Any option by its dotted name, e.g. --set training.epochs=4 --set learning.0.beta=0.1."
+
+# Options of several commands.
+Scenario = Annotated[str | None, typer.Option(help="class-incremental or domain-incremental.")]
+Experiences = Annotated[
+    str | None, typer.Option(help="Number of experiences, or classes in each: 4,3,3.")
+]
+OrderSeed = Annotated[int | None, typer.Option(help="Seed of the class order.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Keep so many classes, these (with commas), or those named in a file."),
+]
+Root = Annotated[str | None, typer.Option(help="Folder of the data sets.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch what is missing.")]
+Hidden = Annotated[str | None, typer.Option(help="Hidden units, e.g. 256 or 512,512.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)]
 
 
 def _version(asked: bool) -> None:
@@ -51,24 +65,20 @@ def run(
         typer.Option(help="Published settings instead of a file, e.g. dendritic-ep-mnist."),
     ] = None,
     stream: Annotated[str | None, typer.Option(help=STREAM)] = None,
-    scenario: Annotated[
-        str | None, typer.Option(help="class-incremental or domain-incremental.")
-    ] = None,
-    classes: Annotated[str | None, typer.Option(help=CLASSES)] = None,
+    scenario: Scenario = None,
+    classes: Classes = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels of image files, without a backbone.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help=BACKBONE)] = None,
     weights: Annotated[str | None, typer.Option(help="File with its state dict.")] = None,
     cache: Annotated[str | None, typer.Option(help="Folder where features are kept.")] = None,
-    experiences: Annotated[
-        str | None, typer.Option(help="Number of experiences, or classes in each: 4,3,3.")
-    ] = None,
-    order_seed: Annotated[int | None, typer.Option(help="Seed of the class order.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder of the data sets.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing.")] = False,
+    experiences: Experiences = None,
+    order_seed: OrderSeed = None,
+    root: Root = None,
+    download: Download = False,
     network: Annotated[str | None, typer.Option(help="mrnn, mlp or auto.")] = None,
-    hidden: Annotated[str | None, typer.Option(help="Hidden units, e.g. 256 or 512,512.")] = None,
+    hidden: Hidden = None,
     learning: Annotated[
         str | None,
         typer.Option(
@@ -93,9 +103,7 @@ def run(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard events.")
     ] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)
-    ] = None,
+    assignments: Assignments = None,
 ) -> None:
     """Train, let sleep, compare. Repeat the same command to resume."""
     given = {
@@ -173,20 +181,14 @@ def show_stream(
     name: Annotated[str, typer.Argument(help=STREAM)],
     out: Annotated[Path | None, typer.Option(help="Picture; default <name>.png.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Samples in a row.")] = 10,
-    scenario: Annotated[
-        str | None, typer.Option(help="class-incremental or domain-incremental.")
-    ] = None,
-    experiences: Annotated[
-        str | None, typer.Option(help="Number of experiences, or classes in each: 4,3,3.")
-    ] = None,
-    order_seed: Annotated[int | None, typer.Option(help="Seed of the class order.")] = None,
-    classes: Annotated[str | None, typer.Option(help=CLASSES)] = None,
+    scenario: Scenario = None,
+    experiences: Experiences = None,
+    order_seed: OrderSeed = None,
+    classes: Classes = None,
     image_size: Annotated[int | None, typer.Option(help="Side of image files in pixels.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder of the data sets.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch what is missing.")] = False,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)
-    ] = None,
+    root: Root = None,
+    download: Download = False,
+    assignments: Assignments = None,
 ) -> None:
     """Write a picture of a stream: a row of samples for each experience, with class names."""
     given = {
@@ -222,7 +224,7 @@ def options(
 def check_gradients(
     config: Annotated[Path | None, typer.Option(help="YAML file of a run.")] = None,
     network: Annotated[str | None, typer.Option(help="mrnn or auto.")] = None,
-    hidden: Annotated[str | None, typer.Option(help="Hidden units, e.g. 256 or 512,512.")] = None,
+    hidden: Hidden = None,
     learning: Annotated[str | None, typer.Option(help="Rules, with commas.")] = None,
     factory: Annotated[
         str | None,
@@ -235,9 +237,7 @@ def check_gradients(
     reference: Annotated[str, typer.Option(help="exact or bptt.")] = "exact",
     batch: Annotated[int, typer.Option(min=1, help="Samples, of a run's stream.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights.")] = 0,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET)
-    ] = None,
+    assignments: Assignments = None,
 ) -> None:
     """Compare a rule's gradient with a reference, layer by layer."""
     from continual_ep.experiments.gradients import check_configured, check_imported

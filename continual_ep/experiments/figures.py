@@ -104,13 +104,9 @@ def _draw_curve(axis: Any, group: "Group", style: Style, shift: float) -> Any:
     mean = 100 * np.array([interval.mean for interval in intervals])
     error = None
     if len(curves) > 1:
-        low, high = (100 * np.array([i[k] for i in _ends(intervals)]) for k in (0, 1))
+        low, high = (100 * np.array([i[k] for i in intervals]) for k in (1, 2))
         error = np.clip(np.array([mean - low, high - mean]), 0, None)
     return axis.errorbar(x, mean, error, elinewidth=0.8, capsize=2, **style.line)
-
-
-def _ends(intervals: Sequence[Any]) -> list[tuple[float, float]]:
-    return [(interval.low, interval.high) for interval in intervals]
 
 
 def _draw_level(axis: Any, group: "Group", style: Style) -> Any:

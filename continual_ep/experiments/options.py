@@ -68,9 +68,8 @@ class StreamOptions(Options):
             if isinstance(self.name, list):
                 raise ConfigurationError("several names belong to scenario domain-incremental")
         else:
-            for name in ("class_order",):
-                if getattr(self, name) is not None:
-                    raise ConfigurationError(f"{name} belongs to scenario class-incremental")
+            if self.class_order is not None:
+                raise ConfigurationError("class_order belongs to scenario class-incremental")
             if isinstance(self.experiences, list):
                 raise ConfigurationError("domain-incremental experiences are a number, not a list")
 

@@ -152,9 +152,8 @@ class _Pool:
 
 
 def _worker(pipe: Connection, setup: Setup, parent: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the parent, which stops its workers
+    # Ctrl-C reaches the parent, which stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent(parent)
     run = setup()

@@ -80,11 +80,9 @@ def accuracy_per_experience(
         for experience in stream:
             batches = batches_of(experience.dataset.eval(), batch_size, device)
             right, total = correct_in(model, batches, device)
-            accuracies.append(right / _at_least_one(total, len(accuracies)))
+            if not total:
+                raise InputError(
+                    f"experience {len(accuracies)} of the evaluation stream has no samples."
+                )
+            accuracies.append(right / total)
     return np.array(accuracies, dtype=np.float64)
-
-
-def _at_least_one(total: int, experience: int) -> int:
-    if not total:
-        raise InputError(f"experience {experience} of the evaluation stream has no samples.")
-    return total

@@ -162,7 +162,6 @@ def summary(
 ) -> dict[str, float]:
     """All metrics by name; NaN where what a metric needs is missing."""
     nan = float("nan")
-    awake = None if R_pre is None else R_pre
     return {
         "average_accuracy": average_accuracy(R, trained=trained),
         "pooled_accuracy": nan if counts is None else pooled_accuracy(R, counts, trained=trained),
@@ -174,8 +173,8 @@ def summary(
         "forward_transfer": (
             nan if baseline is None else forward_transfer(R, baseline, trained=trained)
         ),
-        "sleep_gain": nan if awake is None else sleep_gain(R, awake, trained=trained),
-        "new_task_cost": nan if awake is None else new_task_cost(R, awake, trained=trained),
+        "sleep_gain": nan if R_pre is None else sleep_gain(R, R_pre, trained=trained),
+        "new_task_cost": nan if R_pre is None else new_task_cost(R, R_pre, trained=trained),
     }
 
 
