@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from batched_nights import sleep_replay_ensemble
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from continual_ep.learning import EnsembleSGD, NudgingLoss
 from continual_ep.metrics.record import AccuracyRecord
 from continual_ep.networks import Ensemble
 from continual_ep.seeding import generator_from
-from continual_ep.sleep import RunningMean, SleepParameters, sleep_replay_ensemble
+from continual_ep.sleep import RunningMean, SleepParameters
 from continual_ep.strategies import make_loss
 from continual_ep.streams.indexed_samples import IndexedSamples, index_samples
 

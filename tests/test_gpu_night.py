@@ -8,10 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from batched_nights import sleep_replay_ensemble
 from torch import nn
 
 from continual_ep.networks import MRNN, Ensemble
-from continual_ep.sleep import SleepParameters, sleep_replay_ensemble
+from continual_ep.sleep import SleepParameters
 from continual_ep.sleep.chain import ChainState, SpikeTrain
 from continual_ep.sleep.engines import triton as engine
 from continual_ep.sleep.night import run_sleep

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batched_nights import sleep_replay_ensemble
 from batched_seeds import train_ensemble
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +22,7 @@ from continual_ep.learning import (
 from continual_ep.networks import MRNN, ConvolutionalRNN, DendriticRNN, Ensemble
 from continual_ep.relaxation import Relaxation, TimeSteps, settle
 from continual_ep.relaxation.products import rounded
-from continual_ep.sleep import SleepParameters, sleep_replay, sleep_replay_ensemble
+from continual_ep.sleep import SleepParameters, sleep_replay
 from continual_ep.streams import class_incremental
 
 RULE = EquilibriumPropagation(0.2, free_steps=30, nudged_steps=8)

@@ -30,7 +30,7 @@ class Ensemble(RecurrentModule):
 
     What may differ from member to member: weights, samples, learning rate
     (:class:`~continual_ep.learning.EnsembleSGD`), ``beta`` (a tuple), and how they sleep
-    (:func:`~continual_ep.sleep.sleep_replay_ensemble`).
+    (``benchmarks/batched_nights.py``).
     """
 
     def __init__(self, members: Sequence[MRNN]) -> None:

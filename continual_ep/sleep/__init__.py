@@ -6,7 +6,6 @@ from continual_ep.sleep.class_mean_replay import ClassMeanReplay
 from continual_ep.sleep.consolidation import SleepReplayConsolidation
 from continual_ep.sleep.diary import NightReport, SleepDiary
 from continual_ep.sleep.downscaling import Downscaling
-from continual_ep.sleep.ensembles import sleep_replay_ensemble
 from continual_ep.sleep.hooks import SleepHooks
 from continual_ep.sleep.layers import Chain
 from continual_ep.sleep.once import sleep_once
@@ -57,5 +56,4 @@ __all__ = [
     "run_algorithm",
     "sleep_once",
     "sleep_replay",
-    "sleep_replay_ensemble",
 ]
