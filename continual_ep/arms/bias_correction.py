@@ -9,16 +9,12 @@ from continual_ep.options import option, plain_values
 
 @dataclass(frozen=True)
 class BiasCorrection(Mechanism):
-    r"""An offset for each class, by :class:`~continual_ep.plugins.BiasCorrection`.
+    """An offset for each class, by :class:`~continual_ep.plugins.BiasCorrection`.
 
-    .. math:: o_c \leftarrow o_c - \delta \quad (c\ \text{new}), \qquad
-              \delta: \text{share of samples with } \max_{new} o - \max_{old} o < \delta
-              \text{ is } \texttt{cost}
-
-    after each experience and its night, in evaluation only. Kept: one number for each class.
-    After Wu et al. 2019 (arXiv:1905.13260). Deviation: no stored samples, no scale; a share of the
-    new data is given up instead. The default cost is the lower end of the range in which it was
-    tried (0.1 to 0.2).
+    Formula and deviation stand at the plugin. The offset is chosen after each experience and its
+    night, and acts in evaluation only. Kept: one number for each class. After Wu et al. 2019
+    (arXiv:1905.13260). The default cost is the lower end of the range in which it was tried (0.1 to
+    0.2).
     """
 
     main = "cost"

@@ -11,14 +11,10 @@ from continual_ep.options import option, plain_values
 
 @dataclass(frozen=True)
 class DarkExperienceReplay(Mechanism):
-    r"""Dark experience replay with labels (DER++), by :class:`~continual_ep.plugins.DarkReplay`.
+    """Dark experience replay with labels (DER++), by :class:`~continual_ep.plugins.DarkReplay`.
 
-    .. math:: \mathcal L = \ell(f(x), y) + \alpha\, \overline{(f(x') - z')^2} + \beta\, \ell(f(x'), y')
-
-    What is kept are exemplars, class-balanced, with their labels and outputs :math:`z'`. Source: Buzzega
-    et al. 2020 (arXiv:2004.07211); the defaults are the authors' for Split-MNIST and 200 exemplars.
-    Deviations: exemplars and outputs are taken after an experience instead of while it is learned,
-    and one batch of exemplars serves both terms, as in Avalanche.
+    What is kept are exemplars, class-balanced, with their labels and old outputs; formula, source and
+    deviations stand at the plugin. The defaults are the authors' for Split-MNIST and 200 exemplars.
     """
 
     main = "total"

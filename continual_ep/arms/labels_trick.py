@@ -10,15 +10,10 @@ from continual_ep.learning import NeuromodulatedEquilibriumLearning
 
 @dataclass(frozen=True)
 class LabelsTrick(Mechanism):
-    r"""Labels trick, by :class:`~continual_ep.plugins.LabelsTrick`.
+    """Labels trick, by :class:`~continual_ep.plugins.LabelsTrick`.
 
-    .. math:: \ell = -\log \frac{e^{o_y}}{\sum_{c \in C_k} e^{o_c}}, \qquad
-              \text{or } \tfrac{1}{2} \sum_{c \in C_k} (o_c - y_c)^2
-
-    with the classes :math:`C_k` of the experience, so that training does not lower the outputs of
-    other classes. Answers are chosen among all classes. Nothing is kept. Source: Zeno, Golan,
-    Hoffer, Soudry 2018 (arXiv:1803.10123). Deviation: there a batch may bring its own classes; here
-    it is the experience.
+    Formula and source stand at the plugin. Nothing is kept. Deviation: in the paper a batch may
+    bring its own classes; here it is the experience.
     """
 
     needs = Needs(labels=True, boundaries=True, samples=False)

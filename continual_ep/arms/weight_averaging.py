@@ -11,15 +11,10 @@ from continual_ep.options import option
 
 @dataclass(frozen=True)
 class WeightAveraging(Mechanism):
-    r"""Mean weights over experiences, by :class:`~continual_ep.plugins.WeightAveraging`.
+    """Mean weights over experiences, by :class:`~continual_ep.plugins.WeightAveraging`.
 
-    .. math:: \theta \leftarrow \bar\theta_{k-1} + \lambda_k\,(\theta - \bar\theta_{k-1}), \qquad
-              \lambda_k = 1/k \text{ or } \texttt{share}
-
-    after experience k, and after its night; training goes on from the mean. Between experiences
-    nothing is kept, as the network itself is the mean; during one, a copy of the weights. Source:
-    mean-IMM of Lee et al. 2017 (arXiv:1703.08475). Deviation: there the next experience starts from
-    the weights last trained.
+    The mean is taken after each experience and its night. Formula, source, deviation and what is kept
+    stand at the plugin.
     """
 
     main = "share"
