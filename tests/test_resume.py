@@ -334,7 +334,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     with pytest.raises(ContinualEPError, match=r"1 of the cells failed.*seed 0"):
         run(config, console=console)
     assert (second.folder(tmp_path) / RESULT).exists()
-    assert re.search(r"er\+sleep +1 ", console.file.getvalue())  # type: ignore[attr-defined]
+    assert re.search(r"er\+sleep +[0-9]", console.file.getvalue())  # type: ignore[attr-defined]
 
 
 class Thing:

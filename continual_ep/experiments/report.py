@@ -79,12 +79,15 @@ def show(comparison: Comparison, console: Console) -> None:
     for name in comparison.names:
         groups = comparison.of(name)
         title = "without a trained network" if name == REFERENCE else name
+        seeds = [str(len(group.results)) for group in groups]
+        if len(set(seeds)) == 1:
+            title = f"{title} (n = {seeds[0]})"
         columns = {
-            "n": [str(len(group.results)) for group in groups],
+            "n": seeds if len(set(seeds)) > 1 else [NOTHING],
             "accuracy": [_percent(group.interval("pooled_accuracy")) for group in groups],
-            "− sequential": _differences(comparison, groups, lambda arm: SEQUENTIAL),
-            "− the same\nwithout sleep": _differences(comparison, groups, _awake),
-            "forgetting": [_mean(group.interval("forgetting_max")) for group in groups],
+            "minus\nsequential": _differences(comparison, groups, lambda arm: SEQUENTIAL),
+            "minus same\nawake": _differences(comparison, groups, _awake),
+            "forgets": [_mean(group.interval("forgetting_max")) for group in groups],
             "kept": [readable_bytes(group.kept_bytes) for group in groups],
             "needs": [_needs(group) for group in groups],
         }
@@ -95,14 +98,23 @@ def show(comparison: Comparison, console: Console) -> None:
             table.add_column(heading, justify="right", no_wrap=True)
         for place, group in enumerate(groups):
             table.add_row(group.arm, *(cells[place] for cells in shown.values()))
-        console.print(table)
+        _print_whole(table, console)
     console.print(
         f"Percent, mean over n seeds with its 95 % interval; chance is {100 * comparison.chance:.1f}. "
         "Accuracy: on all samples of all classes, at the end. Differences: points, paired by seed. "
-        "Forgetting: from the best. Kept: between experiences, beside the network. Needs: l labels, "
+        "Forgets: from the best. Kept: between experiences, beside the network. Needs: l labels, "
         "b boundaries of experiences, s stored samples.",
         highlight=False,
     )
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Print a table that is never cut: a narrow terminal wraps it, a file keeps long lines."""
+    wide = console.options.update(max_width=1000)
+    needed = console.measure(table, options=wide).maximum
+    if needed > console.width:
+        console = Console(file=console.file, force_terminal=console.is_terminal, width=needed)
+    console.print(table)
 
 
 #: What a table shows where there is nothing to show.
@@ -130,7 +142,7 @@ def _differences(
 def _needs(group: Group) -> str:
     needs = group.any_result.needs
     letters = [name[0] for name in ("labels", "boundaries", "samples") if needs.get(name)]
-    return " ".join(letters) or NOTHING
+    return "".join(letters) or NOTHING
 
 
 def readable_bytes(count: int) -> str:
