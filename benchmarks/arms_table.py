@@ -12,9 +12,12 @@ import csv
 import sys
 from pathlib import Path
 
+import yaml
+
 from continual_ep.experiments.report import readable_bytes
 
 PAGE = Path(__file__).parents[1] / "docs" / "arms.md"
+CONFIG = Path(__file__).parent / "arms_feedforward.yaml"
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 HEADER = (
     "| mechanism | kept | feed-forward | EP | published | source of published |\n"
@@ -45,7 +48,8 @@ def filled(page: str, folders: list[Path]) -> str:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         published[cells[0].strip("`")] = cells[4:6]
     measured = [read(folder) for folder in folders]
-    arms = list(dict.fromkeys(arm for accuracies, _ in measured for arm in accuracies))
+    order = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["arms"]
+    arms = [arm for arm in order if any(arm in accuracies for accuracies, _ in measured)]
     lines = [HEADER]
     for arm in arms:
         kept = max(sizes.get(arm, 0) for _, sizes in measured)

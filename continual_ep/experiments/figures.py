@@ -68,7 +68,9 @@ def accuracy_figure(comparison: "Comparison", path: Path) -> Path:
     """
     names = [name for name in comparison.names if name != REFERENCE] or [REFERENCE]
     styles = styles_of(list(dict.fromkeys(group.arm for group in comparison.groups)))
-    figure = Figure(figsize=(2.6 + 4.2 * len(names), 4.2), layout="constrained")
+    # The legend stands beside the panels and has a line for each arm.
+    height = max(4.2, 0.5 + 0.18 * len(styles))
+    figure = Figure(figsize=(2.6 + 4.2 * len(names), height), layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     handles: dict[str, Any] = {}
     for axis, name in zip(axes, names, strict=True):
