@@ -15,6 +15,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from continual_ep.arms import MECHANISMS
 from continual_ep.errors import (
     CheckpointError,
     ConfigurationError,
@@ -160,6 +161,73 @@ def test_a_stopped_cell_resumes_bit_for_bit(
     stopped_after(config, tmp_path, kind, count)
     train(config, tmp_path)
     assert_equal(numbers(tmp_path), expected)
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_every_mechanism_resumes_bit_for_bit(tmp_path: Path, name: str) -> None:
+    changes: dict[str, Any] = {
+        "arms": [name],
+        "learning": [{"rule": "backprop"}],
+        "mechanisms": {"gdumb": {"epochs": 2}},
+    }
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    train(tiny(whole, **changes), whole)
+    stopped_after(tiny(again, **changes), again, "epoch" if name == "joint" else "experience", 1)
+    train(tiny(again, **changes), again)
+    assert_equal(numbers(again), numbers(whole))
+
+
+@pytest.mark.parametrize(("file", "count"), [(CHECKPOINT, 2), (RESULT, 1)])
+def test_a_cell_that_is_stopped_while_it_writes_resumes_bit_for_bit(
+    tmp_path: Path, file: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(tiny(whole), whole)
+    replace = os.replace
+    written: list[str] = []
+
+    def stop(source: Path, target: Path) -> None:
+        written.append(target.name)
+        if (written.count(CHECKPOINT) == 2 and target.name == file) or target.name == RESULT:
+            raise Stop
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop)
+        with pytest.raises(Stop):
+            train(tiny(stopped), stopped)
+    cell = cells_of(tiny(stopped))[0].folder(stopped)
+    assert (cell / f"{file}.tmp").exists()  # half of a file, as far as a reader knows
+    (cell / f"{file}.tmp").write_bytes(b"{")
+    train(tiny(stopped), stopped)
+    assert_equal(numbers(stopped), numbers(whole))
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("sequential", "starts again: it has no checkpoint yet"),
+        ("joint", "starts again: it trains all experiences in one call"),
+    ],
+)
+def test_a_cell_that_starts_again_says_so(tmp_path: Path, arm: str, message: str) -> None:
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    first, console = quietly(), quietly()
+    run(tiny(whole, arms=[arm]), console=first)
+    assert "starts again" not in first.file.getvalue()  # type: ignore[attr-defined]
+    stopped_after(tiny(again, arms=[arm]), again, "epoch", 1)
+    run(tiny(again, arms=[arm]), console=console)
+    assert message in console.file.getvalue()  # type: ignore[attr-defined]
+    assert_equal(numbers(again), numbers(whole))
+
+
+def test_the_bar_ends_full_whatever_the_epochs_of_an_arm(tmp_path: Path) -> None:
+    arms = ["sequential", "gdumb", "joint", "ncm"]
+    config = tiny(tmp_path, arms=arms, mechanisms={"gdumb": {"epochs": 7}})
+    console = Console(file=StringIO(), width=120, force_terminal=True, color_system=None)
+    run(config, console=console)
+    shown = re.findall(r"(\d+)/12 ", console.file.getvalue())  # type: ignore[attr-defined]
+    assert shown[-1] == "12"
 
 
 SCENARIOS: dict[str, dict[str, Any]] = {

@@ -46,15 +46,18 @@ def limited_threads(threads: int) -> Iterator[None]:
 
 
 class EpochListener(SupervisedPlugin):
-    """Emits an event at the end of each epoch."""
+    """Emits an event at the end of each epoch.
 
-    def __init__(self, emit: Any) -> None:
+    :param part: the part of an experience that is trained in an epoch.
+    """
+
+    def __init__(self, emit: Any, part: float) -> None:
         super().__init__()
-        self.emit = emit
+        self.emit, self.part = emit, part
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         if part_of(strategy.experience).is_last:
-            self.emit("epoch")
+            self.emit("epoch", part=self.part)
 
 
 class CellRun:
@@ -100,13 +103,18 @@ class CellRun:
         seed_everything(self.cell.seed, "training")
         log = self.folder / "tensorboard" if self.config.tensorboard else None
         built = build_cell(self.config, self.cell, self.benchmark, log)
-        built.strategy.plugins.insert(0, EpochListener(self._emit))
         assembly, stream = built.assembly, self.benchmark.train_stream
-        resumes = assembly.resumes and not assembly.whole_stream
-        done = self._restore(built) if resumes else 0
-        if begun and not resumes:
-            self._emit("warning", message="this arm cannot go on midway: its cell starts again")
-        self._emit("started", done=part_of(stream[done - 1]).experience + 1 if done else 0)
+        together = len(self.benchmark.test_stream) if assembly.whole_stream else 1
+        built.strategy.plugins.insert(0, EpochListener(self._emit, together / assembly.epochs))
+        done, again = 0, "it has no checkpoint yet"
+        if assembly.whole_stream:
+            again = "it trains all experiences in one call"
+        elif not assembly.resumes:
+            again = "a mechanism of its arm cannot be saved"
+        else:
+            done = self._restore(built)
+        number = part_of(stream[done - 1]).experience + 1 if done else 0
+        self._emit("started", done=number, again=again if begun and not done else None)
         if assembly.whole_stream:
             self._learn(built, stream[0], stream)
         else:

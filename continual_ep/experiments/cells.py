@@ -81,7 +81,8 @@ class Event(NamedTuple):
     """What happened in a cell.
 
     :param cell: number of the cell.
-    :param kind: ``"started"`` (``done``: experiences of earlier sessions), ``"epoch"``,
+    :param kind: ``"started"`` (``done``: experiences of earlier sessions; ``again``: why an earlier
+        session is repeated from the start, or None), ``"epoch"`` (``part``: of an experience),
         ``"experience"`` (``number``, ``awake``, ``asleep``, ``slept``, ``seconds``), ``"finished"``,
         ``"failed"`` (``message``: what the user can put right), ``"crashed"`` (``message``: a
         traceback), ``"warning"`` (``message``).

@@ -14,17 +14,14 @@ class Display:
 
     :param cells: the cells of the run, by number.
     :param experiences: number of experiences of the stream.
-    :param epochs: epochs of each experience.
     """
 
-    def __init__(
-        self, console: Console, cells: Sequence[Cell], *, experiences: int, epochs: int
-    ) -> None:
-        self.console, self.cells = console, cells
-        self.experiences, self.epochs = experiences, epochs
+    def __init__(self, console: Console, cells: Sequence[Cell], *, experiences: int) -> None:
+        self.console, self.cells, self.experiences = console, cells, experiences
         self.problems: list[tuple[Cell, Event]] = []
         self._seen: set[str] = set()
         self._progress: Progress | None = None
+        self._done = 0.0
 
     @contextmanager
     def watching(self, waiting: int) -> Iterator[Listener]:
@@ -39,12 +36,12 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("epochs, left"),
+            TextColumn("experiences, left"),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console) as progress:
             self._progress = progress
-            progress.add_task("training", total=waiting * self.experiences * self.epochs)
+            progress.add_task("training", total=waiting * self.experiences)
             try:
                 yield self.handle
             finally:
@@ -55,12 +52,14 @@ class Display:
 
     def _on_started(self, event: Event, cell: Cell) -> None:
         done = event.data["done"]
-        self._advance(done * self.epochs)
+        self._advance(done)
         if done:
             self._line(cell, f"resumed after experience {done}/{self.experiences}")
+        elif event.data["again"]:
+            self._line(cell, f"starts again: {event.data['again']}")
 
     def _on_epoch(self, event: Event, cell: Cell) -> None:
-        self._advance(1)
+        self._advance(event.data["part"])
 
     def _on_experience(self, event: Event, cell: Cell) -> None:
         data = event.data
@@ -89,9 +88,11 @@ class Display:
             self._seen.add(message)
             self._line(cell, f"warning: {message}")
 
-    def _advance(self, epochs: int) -> None:
+    def _advance(self, experiences: float) -> None:
+        self._done += experiences
         if self._progress is not None:
-            self._progress.advance(self._progress.task_ids[0], epochs)
+            # Rounded: ten tenths of an experience are a whole one.
+            self._progress.update(self._progress.task_ids[0], completed=round(self._done, 6))
 
     def _line(self, cell: Cell, text: str) -> None:
         width = len(str(len(self.cells)))

@@ -111,12 +111,8 @@ def _train(
     if len(waiting) < len(cells):
         done = len(cells) - len(waiting)
         console.print(f"{done} of {len(cells)} cells are done already", highlight=False)
-    display = Display(
-        console,
-        cells,
-        experiences=len(streams.of(config.seeds[0]).test_stream),
-        epochs=config.training.epochs,
-    )
+    experiences = len(streams.of(config.seeds[0]).test_stream)
+    display = Display(console, cells, experiences=experiences)
     workers = worker_count(config, len(waiting))
     # Threads and CUDA do not survive a fork; a backbone uses both.
     fork = fork and config.threads == 1 and config.device == "cpu"
