@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def kill_at(command: list[str], moment: Callable[[list[str]], bool]) -> None:
+    """Run a command and kill it by SIGKILL once the lines that it has printed say so."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if moment(lines):
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+
+
 def test_a_killed_command_resumes_with_the_same_command(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(config_from({**OPTIONS, "workers": 1, "out": str(whole)}), console=Console(file=StringIO()))
@@ -59,14 +74,7 @@ def test_a_killed_command_resumes_with_the_same_command(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({**OPTIONS, "workers": 2, "out": str(killed)}))
     command = [sys.executable, "-m", "continual_ep", "run", str(file)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "experience 1/3" in line:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
+    kill_at(command, lambda lines: "experience 1/3" in lines[-1])
     complete = {path.parent for path in killed.rglob(RESULT)}
     begun = {path.parent for path in killed.rglob(CHECKPOINT)} - complete
     assert len(complete) < 4, "it ended before it was killed"
@@ -76,6 +84,29 @@ def test_a_killed_command_resumes_with_the_same_command(tmp_path: Path) -> None:
     assert again.stdout.count("resumed after experience") == len(begun)
     assert str(killed / "accuracy.png") in again.stdout
     # Two workers, killed once, or one without a break: the same.
+    assert numbers(killed) == numbers(whole)
+    one, other = weights(killed), weights(whole)
+    assert one.keys() == other.keys() and len(one) > 0
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_arms_with_a_state_resume_after_a_kill(tmp_path: Path) -> None:
+    arms = ["ewc+sleep", "owm", "lwf", "agem:9", "icarl:20"]
+    options = {**OPTIONS, "arms": arms, "seeds": [0], "learning": [{"rule": "backprop"}]}
+    options["training"] = {**OPTIONS["training"], "epochs": 15}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(config_from({**options, "workers": 1, "out": str(whole)}), console=Console(file=StringIO()))
+
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({**options, "workers": len(arms), "out": str(killed)}))
+    command = [sys.executable, "-m", "continual_ep", "run", str(file)]
+    # All cells are trained at once; and most have a checkpoint when the third tells of its first.
+    kill_at(command, lambda lines: sum("experience 1/3" in line for line in lines) == 3)
+    complete = {path.parent for path in killed.rglob(RESULT)}
+    assert len(complete) < len(arms), "it ended before it was killed"
+
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
     assert numbers(killed) == numbers(whole)
     one, other = weights(killed), weights(whole)
     assert one.keys() == other.keys() and len(one) > 0
