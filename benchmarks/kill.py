@@ -155,8 +155,9 @@ class Pair:
 
     def undisturbed(self) -> str | None:
         """Run to the end and measure the span of the cell; return why it is refused, or None."""
-        process = self.start("whole")
         whole, begun, ended = self.folder / "whole", 0.0, 0.0
+        shutil.rmtree(whole, ignore_errors=True)
+        process = self.start("whole")
         times: dict[int, float] = {}
         while process.running():
             now = time.monotonic()
@@ -256,14 +257,16 @@ def measure(pair: Pair, kills: int) -> dict[str, Any]:
     """One line of the table."""
     line: dict[str, Any] = {"arm": pair.arm, "learner": pair.learner}
     try:
-        refused = pair.undisturbed()
-        if refused is not None:
-            return {**line, "outcome": "refused", "reason": refused}
-        tries = 1
-        while not pair.disturbed(kills):
-            tries += 1
-            if tries > TRIES:
-                return {**line, "outcome": "too short", "seconds": round(pair.span, 2)}
+        for attempt in range(1, TRIES + 1):
+            tries = attempt
+            # Measured again for each try: the machine may have been busier then.
+            refused = pair.undisturbed()
+            if refused is not None:
+                return {**line, "outcome": "refused", "reason": refused}
+            if pair.disturbed(kills):
+                break
+        else:
+            return {**line, "outcome": "too short", "seconds": round(pair.span, 2)}
         differences = pair.differences()
     except RuntimeError as error:
         return {**line, "outcome": "failed", "reason": str(error)[-2000:]}
