@@ -85,7 +85,9 @@ def examples(monkeypatch):
         added = lines[-1][1:].strip()
         if added.endswith(","):
             key, value = added.rstrip(",").split(": ")
-            entry = names[value] if value in names else ast.literal_eval(value)
+            place = ast.literal_eval(value)
+            # Mechanisms are found by their text when they are used, the others when loaded.
+            entry = place if REGISTRIES[path] is MECHANISMS else names[place.partition(":")[2]]
             monkeypatch.setitem(REGISTRIES[path], ast.literal_eval(key), entry)
     return names
 

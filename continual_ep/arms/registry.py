@@ -1,7 +1,8 @@
 """All mechanisms by name. A line here makes one known to the command line, tables and docs."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from continual_ep.registry import load
 
 if TYPE_CHECKING:
     from continual_ep.arms.mechanism import Mechanism
@@ -43,6 +44,5 @@ def mechanism_class(name: str) -> "type[Mechanism]":
     entry = MECHANISMS[name]
     if not isinstance(entry, str):
         return entry
-    module, _, attribute = entry.partition(":")
-    kind: type[Mechanism] = getattr(import_module(module), attribute)
+    kind: type[Mechanism] = load(entry)
     return kind

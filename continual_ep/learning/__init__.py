@@ -24,26 +24,30 @@ from continual_ep.learning.single_phase import (
 )
 from continual_ep.learning.stochastic import StochasticEP
 from continual_ep.learning.weight_perturbation import WeightPerturbation
+from continual_ep.registry import classes
 
 #: Learning rules by name, for configurations.
-LEARNING_RULES: dict[str, type] = {
-    "equilibrium-propagation": EquilibriumPropagation,
-    "linear-response": LinearResponse,
-    "bptt": BPTT,
-    "contrastive-hebbian": ContrastiveHebbian,
-    "equilibrium-gradient": EquilibriumGradient,
-    "holomorphic": HolomorphicEP,
-    "continual": ContinualEP,
-    "coupled": CoupledLearning,
-    "predictive-hebbian": PredictiveHebbian,
-    "direct-cost-feedback": DirectCostFeedback,
-    "neuromodulated": NeuromodulatedEquilibriumLearning,
-    "stochastic": StochasticEP,
-    "backprop": Backprop,
-    "dendritic-localized": DendriticLocalizedLearning,
-    "deep-feedback-control": DeepFeedbackControl,
-    "weight-perturbation": WeightPerturbation,
-}
+LEARNING_RULES: dict[str, type] = classes(
+    "continual_ep.learning",
+    {
+        "equilibrium-propagation": "equilibrium_propagation:EquilibriumPropagation",
+        "linear-response": "linear_response:LinearResponse",
+        "bptt": "bptt:BPTT",
+        "contrastive-hebbian": "contrastive_hebbian:ContrastiveHebbian",
+        "equilibrium-gradient": "equilibrium_gradient:EquilibriumGradient",
+        "holomorphic": "holomorphic:HolomorphicEP",
+        "continual": "continual:ContinualEP",
+        "coupled": "coupled:CoupledLearning",
+        "predictive-hebbian": "predictive_hebbian:PredictiveHebbian",
+        "direct-cost-feedback": "single_phase:DirectCostFeedback",
+        "neuromodulated": "single_phase:NeuromodulatedEquilibriumLearning",
+        "stochastic": "stochastic:StochasticEP",
+        "backprop": "backprop:Backprop",
+        "dendritic-localized": "dendritic_localized:DendriticLocalizedLearning",
+        "deep-feedback-control": "deep_feedback_control:DeepFeedbackControl",
+        "weight-perturbation": "weight_perturbation:WeightPerturbation",
+    },
+)
 
 __all__ = [
     "BPTT",

@@ -6,17 +6,18 @@ from typing import Any, Literal
 
 from continual_ep.errors import ConfigurationError
 from continual_ep.options import Options, option, unknown_key_message
+from continual_ep.registry import classes
 from continual_ep.sleep.algorithm import SleepAlgorithm
-from continual_ep.sleep.class_mean_replay import ClassMeanReplay
-from continual_ep.sleep.consolidation import SleepReplayConsolidation
-from continual_ep.sleep.downscaling import Downscaling
 
 #: Sleep algorithms by name. A new one is one line here.
-SLEEP_ALGORITHMS: dict[str, type[SleepAlgorithm]] = {
-    "src": SleepReplayConsolidation,
-    "downscaling": Downscaling,
-    "class-mean-replay": ClassMeanReplay,
-}
+SLEEP_ALGORITHMS: dict[str, type[SleepAlgorithm]] = classes(
+    "continual_ep.sleep",
+    {
+        "src": "consolidation:SleepReplayConsolidation",
+        "downscaling": "downscaling:Downscaling",
+        "class-mean-replay": "class_mean_replay:ClassMeanReplay",
+    },
+)
 
 
 @dataclass(frozen=True, kw_only=True)
