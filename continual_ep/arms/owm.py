@@ -14,7 +14,8 @@ class OrthogonalWeights(Mechanism):
     :math:`\Delta W \leftarrow \Delta W\, \alpha (A + \alpha I)^{-1}` with the mean second moment A of
     the presynaptic activity over all experiences so far, and :math:`\alpha` in units of its mean
     eigenvalue. Kept: A of each layer. Source: Zeng et al. 2019 (doi:10.1038/s42256-019-0080-x), who
-    use batch means for A and let :math:`\alpha` fall during training.
+    use batch means for A and let :math:`\alpha` fall during training. The default strength was chosen
+    on held-out images of Split-MNIST (0.01 to 4 tried).
     """
 
     main = "strength"

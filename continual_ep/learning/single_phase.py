@@ -56,7 +56,7 @@ class DirectCostFeedback(SecondPhaseRule):
 
 @dataclass(frozen=True)
 class NeuromodulatedEquilibriumLearning(DirectCostFeedback):
-    """Neuromodulated equilibrium learning (NEL): only whether the chosen class is right is told.
+    """Neuromodulated equilibrium learning (NEL): the teaching signal is a reward for the chosen class.
 
     The loss has to be :class:`~continual_ep.learning.SquaredError` on an output inside the dynamics.
 

@@ -15,7 +15,7 @@ from continual_ep.relaxation.protocols import Current
 
 
 def _channels_last(state: Tensor) -> Tensor:
-    """Images with the channels of a pixel side by side: pools are an order of magnitude faster."""
+    """Images in the memory format channels-last: pools are an order of magnitude faster."""
     if state.dim() != 4:
         return state
     return state.contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from continual_ep.networks.recurrent import RecurrentModule
 
 
 class Ensemble(RecurrentModule):
-    r"""Networks that differ in their weights alone (seeds), trained side by side.
+    r"""Networks that differ in their weights alone (seeds), trained as one batch.
 
     ``ensemble(x)`` is ``(members, batch, classes)``; our losses then add up the members' own, so that each
     learns as if it were alone. A GPU that one small network leaves idle trains many in nearly the same

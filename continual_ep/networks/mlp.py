@@ -1,4 +1,4 @@
-"""The multilayer perceptron: the feed-forward twin of the MRNN, and the network of feed-forward rules."""
+"""The multilayer perceptron: the feed-forward baseline of the MRNN, and the network of feed-forward rules."""
 
 import math
 from collections.abc import Sequence

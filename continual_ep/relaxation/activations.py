@@ -46,7 +46,7 @@ class HardSigmoid:
 
 
 class ShiftedSigmoid:
-    r""":math:`\rho(u) = 1 / (1 + e^{-4(u - 1/2)})`, the smooth twin of the hard sigmoid."""
+    r""":math:`\rho(u) = 1 / (1 + e^{-4(u - 1/2)})`, a smooth hard sigmoid."""
 
     name = "shifted-sigmoid"
     piecewise_linear = False
