@@ -329,7 +329,8 @@ def main() -> None:
                 line["learner"] = "reference"
             lines.append(line)
             print(shown(line), flush=True)
-            (options.out / "kill.json").write_text(json.dumps(lines, indent=1) + "\n")
+            table = ",\n".join(json.dumps(each) for each in lines)
+            (options.out / "kill.json").write_text(f"[\n{table}\n]\n")
     outcomes = [line["outcome"] for line in lines]
     print(", ".join(f"{outcomes.count(name)} {name}" for name in sorted(set(outcomes))))
     print(f"{sum(line.get('kills', 0) for line in lines)} kills")
