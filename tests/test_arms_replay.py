@@ -446,13 +446,13 @@ def test_icarl_copies_and_changed_weights_answer_with_their_own_features(benchma
     model = cell.strategy.model.eval()
     x = torch.rand(30, 64)
     before = model(x)
-    twin = copy.deepcopy(model)
-    assert torch.equal(twin(x), before)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied(x), before)
     with torch.no_grad():
-        twin.weights[0].normal_(generator=torch.Generator().manual_seed(0))
+        copied.weights[0].normal_(generator=torch.Generator().manual_seed(0))
     assert torch.equal(model(x), before)
-    expected, _ = numpy_nearest_mean(twin, cell, x.numpy())
-    assert twin(x).argmax(1).tolist() == expected.tolist()
+    expected, _ = numpy_nearest_mean(copied, cell, x.numpy())
+    assert copied(x).argmax(1).tolist() == expected.tolist()
     cell.plugin("ICaRL").detach()
     assert torch.equal(model(x), (x @ model.weights[0].T).relu() @ model.weights[1].T)
 

@@ -25,7 +25,7 @@ from continual_ep.networks import (
 from continual_ep.plugins import OWM
 from continual_ep.plugins.owm import projector, visible_activities
 from continual_ep.strategies import make_optimizer, silent_evaluator
-from continual_ep.streams import class_incremental
+from continual_ep.streams import class_incremental, online
 
 RULE = EquilibriumPropagation(0.1, free_steps=10, nudged_steps=4, nudging="force")
 
@@ -145,6 +145,17 @@ def test_moments_are_means_over_experiences(benchmark):
     expected = sum(moments) / 2
     torch.testing.assert_close(assembly.states["owm"].moments["weights.0"], expected)
     assert kept_bytes(assembly.states["owm"]) == 8 * (64**2 + 6**2)
+
+
+def test_parts_of_an_online_experience_are_one_experience(benchmark):
+    moments = []
+    for stream in (benchmark, online(benchmark, 4, seed=0)):
+        strategy, assembly = strategy_of(stream, MLP([64, 6, 4]))
+        for experience in stream.train_stream:
+            strategy.train(experience)
+        assert assembly.states["owm"].experiences == 2
+        moments.append(assembly.states["owm"].moments["weights.0"])
+    torch.testing.assert_close(*moments)
 
 
 def test_owm_forgets_less(benchmark):

@@ -29,6 +29,7 @@ from continual_ep.networks.presynaptic import (
     with_constant,
 )
 from continual_ep.sleep.walk import convolution_kernel
+from continual_ep.streams.experiences import part_of
 
 
 class OWM(SupervisedPlugin):
@@ -63,6 +64,9 @@ class OWM(SupervisedPlugin):
         self._projectors: dict[str, Tensor] = {}
         self._biases: dict[str, str | None] = {}
         self._back: set[str] = set()
+        #: Sums and rows of the experience that is gathered: an online one comes in parts.
+        self._sums: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}
 
     def check(self, strategy: Any, experience: Any, example: Tensor) -> None:
         """Refuse a model that it cannot see, before anything is trained.
@@ -91,9 +95,8 @@ class OWM(SupervisedPlugin):
             _project(parameters[name], self._biases[name], parameters, matrix, name in self._back)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Add the second moments of this experience to the mean."""
-        sums: dict[str, Tensor] = {}
-        rows: dict[str, int] = {}
+        """Add the second moments of this experience to the mean, after its last part."""
+        sums, rows = self._sums, self._rows
         dataset = strategy.experience.dataset.eval()
         with evaluating(strategy.model, strategy.device):
             for x, *_ in batches_of(dataset, strategy.eval_mb_size, strategy.device):
@@ -102,12 +105,14 @@ class OWM(SupervisedPlugin):
                     product = activity.T @ activity
                     sums[part.weight] = sums.get(part.weight, 0.0) + product
                     rows[part.weight] = rows.get(part.weight, 0) + len(activity)
+        if not part_of(strategy.experience).is_last:
+            return
         self.experiences += 1
         for name, product in sums.items():
             moment = product / rows[name]
             before = self.moments.get(name, torch.zeros_like(moment))
             self.moments[name] = before + (moment - before) / self.experiences
-        self._projectors = {}
+        self._sums, self._rows, self._projectors = {}, {}, {}
 
     def _seen(self, model: nn.Module, x: Tensor) -> list[Presynaptic]:
         """The activity below each weight, for a batch.
