@@ -11,7 +11,7 @@ import yaml
 from continual_ep.arms.mechanism import NOTHING, PARTS, Mechanism, Needs
 from continual_ep.arms.registry import MECHANISMS, mechanism_class
 from continual_ep.errors import ConfigurationError
-from continual_ep.options import OptionsError, unknown_key_message
+from continual_ep.options import OptionsError, options_from, unknown_key_message
 
 #: The arm without a mechanism.
 SEQUENTIAL = "sequential"
@@ -130,7 +130,7 @@ def _mechanism(
         # Options for this value alone stand under the whole name, as "sleep:downscaling".
         values |= options.get(part, {})
     try:
-        return name, kind.from_values(values)
+        return name, options_from(kind, values)
     except OptionsError as error:
         lines = [f"{option or name}: {text}" for option, text in error.problems]
         raise ConfigurationError(f"arm {arm!r}: {name} cannot work: {'; '.join(lines)}") from None

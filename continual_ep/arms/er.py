@@ -35,10 +35,11 @@ class ExperienceReplay(Mechanism):
     )
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "ExperienceReplay":
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A total stands in place of ``per_class``."""
         if values.get("total") is not None and "per_class" not in values:
-            values = {**values, "per_class": None}
-        return super().from_values(values)
+            return {**values, "per_class": None}
+        return values
 
     def check_combination(self) -> None:
         if (self.per_class is None) == (self.total is None):

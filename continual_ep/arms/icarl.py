@@ -32,10 +32,11 @@ class ICaRL(Mechanism):
     )
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "ICaRL":
+    def completed(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``per_class`` stands in place of a total."""
         if values.get("per_class") is not None and "total" not in values:
-            values = {**values, "total": None}
-        return super().from_values(values)
+            return {**values, "total": None}
+        return values
 
     def check_combination(self) -> None:
         if (self.per_class is None) == (self.total is None):

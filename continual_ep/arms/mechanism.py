@@ -3,14 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
 from continual_ep.arms.assembly import Assembly
-from continual_ep.options import Options, options_from, plain_values
-
-M = TypeVar("M", bound="Mechanism")
+from continual_ep.options import Options, plain_values
 
 #: Parts of the training of which each can be taken by one mechanism of an arm only.
 Part = Literal["trainer", "data", "loss", "gradient", "answers"]
@@ -96,14 +94,6 @@ class Mechanism(Options, ABC):
     def with_main(cls, values: Mapping[str, Any], value: Any) -> dict[str, Any]:
         """The options with the value that stands behind the colon of ``name:value``."""
         return {**values, str(cls.main): value}
-
-    @classmethod
-    def from_values(cls: type[M], values: Mapping[str, Any]) -> M:
-        """Make it from plain values, as of a YAML file.
-
-        :raises OptionsError: for unknown keys and wrong values.
-        """
-        return options_from(cls, values)
 
     def settings(self) -> dict[str, Any]:
         """The options as plain values."""

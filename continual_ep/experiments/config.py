@@ -166,9 +166,8 @@ def _mechanisms(value: Any) -> Any:
         if not isinstance(options, Mapping):
             raise ValueError(f"{name} must map options to values (given: {options!r})")
         mechanism = mechanism_class(kind)
-        mechanism.from_values(
-            mechanism.with_main({}, yaml.safe_load(main)) | {**options} if colon else options
-        )
+        given = mechanism.with_main({}, yaml.safe_load(main)) if colon else {}
+        options_from(mechanism, {**given, **options})
     return {str(name): dict(options) for name, options in value.items()}
 
 
