@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from continual_ep.errors import ConfigurationError
 
 
 @contextmanager
@@ -39,3 +41,43 @@ def input_of(module: nn.Module, forward: Callable[[Tensor], Any], x: Tensor) -> 
     finally:
         hook.remove()
     return seen[-1]
+
+
+def penultimate(
+    model: nn.Module, x: Tensor, forward: Callable[[Tensor], Any] | None = None
+) -> Tensor:
+    """The activity of the last hidden layer, ``(batch, n)``.
+
+    In networks with a method ``activities(x)`` that below the read-out (recurrent networks: of the
+    free phase); in other models the input of the last linear layer, or network with activities,
+    that runs. A model without a hidden layer gives its input.
+
+    :param forward: how to run the model, where calling it is not enough.
+    :raises ConfigurationError: for a model without a linear layer.
+    """
+    if has_activities(model):
+        activities: list[Tensor] = cast(Any, model).activities(x)
+        return activities[-2].flatten(1) if len(activities) > 1 else x.flatten(1)
+    seen: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda m, inputs: seen.append((m, inputs[0])))
+        for module in model.modules()
+        if isinstance(module, nn.Linear) or has_activities(module)
+    ]
+    try:
+        (forward or model)(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen:
+        raise ConfigurationError(
+            f"no linear layer runs in {type(model).__name__}, so its last hidden layer is not known: "
+            "pass features=lambda model, x: ... that returns (batch, n)."
+        )
+    head, inputs = seen[-1]
+    return penultimate(head, inputs) if has_activities(head) else inputs.flatten(1)
+
+
+def has_activities(module: nn.Module) -> bool:
+    """Whether a module gives the activities of its layers, as the networks of this package do."""
+    return callable(getattr(module, "activities", None))

@@ -18,6 +18,7 @@ from continual_ep.arms.replay_strategies import BatchedAGEM
 from continual_ep.errors import CheckpointError, ConfigurationError
 from continual_ep.experiments.checkpoint import restore_strategy, strategy_state
 from continual_ep.experiments.randomness import seed_everything
+from continual_ep.forward_passes import penultimate
 from continual_ep.learning import (
     CrossEntropy,
     EquilibriumPropagation,
@@ -27,7 +28,6 @@ from continual_ep.learning import (
 from continual_ep.metrics import AccuracyMatrix
 from continual_ep.networks import MLP, MRNN
 from continual_ep.plugins import BatchFeed, DarkReplay, GDumb, ICaRL, SleepReplay
-from continual_ep.plugins.exemplars import penultimate
 from continual_ep.plugins.replay_batches import endless_batches
 from continual_ep.sleep import SleepHooks
 from continual_ep.strategies import make_optimizer, silent_evaluator

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from continual_ep.errors import CheckpointError, ConfigurationError
+from continual_ep.forward_passes import penultimate
 from continual_ep.networks import MRNN
 from continual_ep.plugins import AwakeRehearsal, SleepReplay
 from continual_ep.plugins.exemplars import (
     ExemplarMemory,
     MixedBatches,
     herding_order,
-    penultimate,
 )
 from continual_ep.streams import class_incremental
 

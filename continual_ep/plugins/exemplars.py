@@ -1,7 +1,7 @@
 """Choose exemplars of earlier experiences and mix them into batches."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from avalanche.benchmarks.utils.utils import concat_datasets
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from continual_ep.errors import CheckpointError, ConfigurationError
-from continual_ep.forward_passes import evaluating, input_of
+from continual_ep.forward_passes import evaluating, penultimate
 from continual_ep.metrics.evaluation import batches_of
 from continual_ep.streams.selection import named_generator
 
@@ -256,20 +256,6 @@ def herding_order(features: Tensor, count: int) -> Tensor:
         free[best] = False
         total += unit[best]
     return torch.tensor(chosen, dtype=torch.long)
-
-
-def penultimate(model: nn.Module, x: Tensor) -> Tensor:
-    """Features below the readout: ``activities(x)[-2]``, or what enters the last linear layer."""
-    if hasattr(model, "activities"):
-        activities: list[Tensor] = cast(Any, model).activities(x)
-        return activities[-2] if len(activities) > 1 else x.flatten(1)
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ConfigurationError(
-            f"herding finds no linear layer in {type(model).__name__}: pass "
-            "features=lambda model, x: ... that returns (batch, n)."
-        )
-    return input_of(linear[-1], model, x).flatten(1)
 
 
 def _features(agent: Any, dataset: Any, features: Features) -> Tensor:

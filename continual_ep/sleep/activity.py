@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
-from continual_ep.forward_passes import evaluating, evaluation_mode, input_of
+from continual_ep.forward_passes import evaluating, evaluation_mode, has_activities, input_of
 from continual_ep.sleep.layers import Chain
 from continual_ep.synapses import Synapses
 
@@ -36,7 +36,7 @@ def layer_inputs(
 def _owner(model: nn.Module, layer: Synapses) -> tuple[nn.Module, int]:
     """The module that holds a layer; and of a network with activities, the layer's number in it."""
     for module in model.modules():
-        if _has_activities(module):
+        if has_activities(module):
             for number, synapses in enumerate(module.synapses()):  # type: ignore[operator]
                 if synapses.weight is layer.weight:
                     return module, number
@@ -44,10 +44,6 @@ def _owner(model: nn.Module, layer: Synapses) -> tuple[nn.Module, int]:
         if module._parameters.get("weight") is layer.weight:
             return module, 0
     raise ConfigurationError(f"no module of the model holds the weight {layer.name}")
-
-
-def _has_activities(module: nn.Module) -> bool:
-    return callable(getattr(module, "activities", None))
 
 
 class ActivityMaxima:
@@ -85,13 +81,13 @@ class ActivityMaxima:
     def see(self, x: Tensor, forward: Callable[[Tensor], Any] | None = None) -> None:
         """Take in a batch of inputs, run by ``forward`` where calling the model is not enough."""
         with torch.no_grad():
-            if self._model in self._members and _has_activities(self._model):
+            if self._model in self._members and has_activities(self._model):
                 self._record(self._model, x, None)
             else:
                 (forward or self._model)(x)
 
     def _record(self, owner: nn.Module, x: Tensor, output: Tensor | None) -> None:
-        outputs: Any = owner.activities(x) if _has_activities(owner) else [output]  # type: ignore[operator]
+        outputs: Any = owner.activities(x) if has_activities(owner) else [output]  # type: ignore[operator]
         for number, name in self._members[owner]:
             self._largest[name] = max(self._largest[name], float(outputs[number].max()))
 
