@@ -197,7 +197,7 @@ DEFECTS = (
     # ---- the plugin --------------------------------------------------------------------------------
     Defect(
         "plugin: awake row measured after sleep",
-        "metrics/accuracy_matrix.py",
+        "metrics/around_nights.py",
         "awake = final if self._awake is None else self._awake",
         "awake = final",
         (

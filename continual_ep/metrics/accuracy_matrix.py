@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from numpy.typing import NDArray
 
@@ -16,14 +15,14 @@ from continual_ep.errors import (
     warn_user,
 )
 from continual_ep.forward_passes import evaluating
+from continual_ep.metrics.around_nights import MeasuredNights
 from continual_ep.metrics.evaluation import correct_in, loader_of, read
 from continual_ep.metrics.record import AccuracyRecord
-from continual_ep.sleep.hooks import SleepHooks
-from continual_ep.streams.experiences import learns_jointly, part_of, refuse_empty
+from continual_ep.streams.experiences import learns_jointly
 from continual_ep.streams.feed import BatchLoader
 
 
-class AccuracyMatrix(SupervisedPlugin, SleepHooks):
+class AccuracyMatrix(MeasuredNights):
     """Accuracy on each experience of a stream after each experience of training.
 
     Avalanche's own forgetting is overwritten by a second evaluation of the same experience, so the
@@ -68,8 +67,6 @@ class AccuracyMatrix(SupervisedPlugin, SleepHooks):
         self.record = AccuracyRecord(str(getattr(stream, "name", "stream")), counts)
         self._measure_baseline = baseline
         self._loaders: list[Any] | None = None
-        self._awake: NDArray[np.float64] | None = None
-        self._learned: int | None = None
 
     @property
     def awake(self) -> NDArray[np.float64]:
@@ -117,33 +114,20 @@ class AccuracyMatrix(SupervisedPlugin, SleepHooks):
         # Else collated once: fetching single samples costs more than a small network's forward.
         return loader if isinstance(loader, BatchLoader) else list(loader)
 
-    # ---- callbacks, in the order in which they happen ------------------------------------------
-
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        refuse_empty(strategy)
-        self._close_row(strategy)
+    def measure(self, strategy: Any, experience: int) -> NDArray[np.float64]:
+        return self.evaluate(strategy)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         # Not before_training: growing heads get their first outputs just before this callback.
-        self._awake = None
+        super().before_training_exp(strategy, **kwargs)
         if self._measure_baseline and self.record.baseline is None and not self.record.trained:
             self.record.baseline = self._evaluate_untrained(strategy)
 
-    def sleep_begins(self, strategy: Any, **kwargs: Any) -> None:
-        """Evaluate the awake model; the first sleep of an experience counts."""
-        if self._awake is None and part_of(strategy.experience).is_last:
-            self._awake = self.evaluate(strategy)
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        # Plugins later in the list may still change the network (sleep, iCaRL's class means), so
-        # the row is closed at the next callback of another kind.
-        part = part_of(strategy.experience)
-        if part.is_last:
-            self._learned = part.experience
-            self.record.jointly = learns_jointly(strategy)
-
-    def after_training(self, strategy: Any, **kwargs: Any) -> None:
-        self._close_row(strategy)
+    def add_row(self, strategy: Any, experience: int, awake: Any, final: Any, slept: bool) -> None:
+        self.record.jointly = learns_jointly(strategy)
+        self.record.add(experience, awake, final, slept)
+        if self.publish:
+            self._publish(strategy)
 
     # ---- state -----------------------------------------------------------------------------------
 
@@ -175,7 +159,7 @@ class AccuracyMatrix(SupervisedPlugin, SleepHooks):
                 f"one is {self.record.stream!r} with {self.record.counts}."
             )
         self.record = record
-        self._awake, self._learned = None, None
+        self._drop_row()
 
     def _evaluate_untrained(self, strategy: Any) -> list[float] | None:
         try:
@@ -186,17 +170,6 @@ class AccuracyMatrix(SupervisedPlugin, SleepHooks):
                 "NaN. Pass baseline=False to leave it out."
             )
             return None
-
-    def _close_row(self, strategy: Any) -> None:
-        if self._learned is None:
-            return
-        final = self.evaluate(strategy)
-        slept = self._awake is not None
-        awake = final if self._awake is None else self._awake
-        self.record.add(self._learned, awake, final, slept)
-        self._awake, self._learned = None, None
-        if self.publish:
-            self._publish(strategy)
 
     def _publish(self, strategy: Any) -> None:
         row, stream = len(self.record.trained) - 1, f"{self.record.stream}_stream"
