@@ -90,6 +90,16 @@ def criterion_of(strategy: Any) -> Any:
     return strategy._criterion
 
 
+def show_published(evaluator: Any) -> None:
+    """Hand what was published to the loggers now; those that print lines print what they hold."""
+    for logger in evaluator.loggers:
+        logger.log_metrics(evaluator._metric_values)
+        if hasattr(logger, "print_current_metrics"):
+            logger.print_current_metrics()
+            logger.metric_vals = {}
+    evaluator._metric_values = []
+
+
 # ---- benchmarks ----------------------------------------------------------------------------------
 
 

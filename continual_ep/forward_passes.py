@@ -1,9 +1,11 @@
 """Run a model and leave no trace: modes, random states and hooks are as before afterwards."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +17,14 @@ def evaluation_mode(model: nn.Module, device: torch.device | str = "cpu") -> Ite
     """Evaluation mode; each module's own mode and all random states come back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     device = torch.device(device)
+    others = random.getstate(), np.random.get_state()  # of data sets that are read meanwhile
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         model.eval()
         try:
             yield
         finally:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
             # Module by module: a part that was frozen in evaluation mode stays so.
             for module, mode in modes:
                 module.training = mode

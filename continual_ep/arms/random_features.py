@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from continual_ep.arms.reference import Reference, ReferenceModel
+from continual_ep.metrics.readouts import ridge_weights
 from continual_ep.options import option
 from continual_ep.seeding import generator_from
 
@@ -45,9 +46,7 @@ class RandomRidge(ReferenceModel):
 
     def solve(self) -> Tensor:
         """``(units + 1, classes)`` weights."""
-        penalty = self.ridge * self.moment.diagonal().mean().clamp(min=1e-12)
-        identity = torch.eye(len(self.moment), dtype=self.moment.dtype, device=self.moment.device)
-        return torch.linalg.solve(self.moment + penalty * identity, self.sums.T)
+        return ridge_weights(self.moment, self.sums.T, self.ridge)
 
     def scores(self, x: Tensor) -> Tensor:
         scores: Tensor = self.hidden(x) @ self.solution

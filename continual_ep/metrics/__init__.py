@@ -1,7 +1,7 @@
 """Accuracy matrices of a stream, metrics of learning and forgetting, intervals over seeds.
 
-:class:`AccuracyMatrix` is an Avalanche plugin and is imported when first asked for; formulas,
-records and statistics need NumPy alone.
+:class:`AccuracyMatrix` and :class:`RepresentationProbe` are Avalanche plugins and are imported when
+first asked for; formulas, records and statistics need NumPy alone.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,13 @@ from continual_ep.metrics.statistics import (
 if TYPE_CHECKING:
     from continual_ep.metrics.accuracy_matrix import AccuracyMatrix
     from continual_ep.metrics.evaluation import accuracy_per_experience
+    from continual_ep.metrics.representation_probe import RepresentationProbe
 
 __all__ = [
     "AccuracyMatrix",
     "AccuracyRecord",
     "Interval",
+    "RepresentationProbe",
     "accuracy_interval",
     "accuracy_per_experience",
     "anytime_accuracy",
@@ -58,6 +60,10 @@ def __getattr__(name: str) -> Any:
         from continual_ep.metrics.accuracy_matrix import AccuracyMatrix
 
         return AccuracyMatrix
+    if name == "RepresentationProbe":
+        from continual_ep.metrics.representation_probe import RepresentationProbe
+
+        return RepresentationProbe
     if name == "accuracy_per_experience":
         from continual_ep.metrics.evaluation import accuracy_per_experience
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from avalanche.evaluation.metric_results import MetricValue
 from numpy.typing import NDArray
 
 from continual_ep.errors import (
@@ -17,6 +16,7 @@ from continual_ep.errors import (
 from continual_ep.forward_passes import evaluating
 from continual_ep.metrics.around_nights import MeasuredNights
 from continual_ep.metrics.evaluation import correct_in, loader_of, read
+from continual_ep.metrics.publishing import publish
 from continual_ep.metrics.record import AccuracyRecord
 from continual_ep.streams.experiences import learns_jointly
 from continual_ep.streams.feed import BatchLoader
@@ -183,5 +183,4 @@ class AccuracyMatrix(MeasuredNights):
         for name, value in self.summary().items():
             if not np.isnan(value):
                 values[f"{name}/{stream}"] = value
-        for name, value in values.items():
-            strategy.evaluator.publish_metric_value(MetricValue(self, name, value, row))
+        publish(self, strategy, values, row)
