@@ -96,6 +96,12 @@ def run(
         ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="0:3 for 0, 1, 2; or 0,4,7.")] = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="What does the last hidden layer still know? Uses old training data."
+        ),
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     workers: Annotated[str | None, typer.Option(help="Processes, or auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each process.")] = None,
@@ -124,6 +130,7 @@ def run(
         "sleep.preset": sleep,
         "arms": arms if arms is None else arms.split(","),
         "seeds": seeds if seeds is None or ":" in seeds else _numbers(seeds, "--seeds"),
+        "probe": probe or None,
         "device": device,
         "workers": int(workers) if workers is not None and workers.isdigit() else workers,
         "threads": threads,

@@ -14,7 +14,7 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.cells import Cell
 from continual_ep.experiments.config import LearningEntry, NetworkEntry, RunConfig
 from continual_ep.experiments.network_options import NetworkOptions
-from continual_ep.metrics import AccuracyMatrix
+from continual_ep.metrics import AccuracyMatrix, RepresentationProbe
 from continual_ep.networks import NETWORKS
 from continual_ep.options import plain_values
 from continual_ep.plugins import BatchFeed, Grapes
@@ -38,11 +38,13 @@ class Built(NamedTuple):
     strategy: SupervisedTemplate
     assembly: Assembly
     accuracy: AccuracyMatrix
+    probe: RepresentationProbe | None = None
 
     @property
     def states(self) -> dict[str, Any]:
         """What is saved in checkpoints beside model, optimizer, clock and random states."""
-        return {"accuracy": self.accuracy, **self.assembly.states}
+        probe = {} if self.probe is None else {"probe": self.probe}
+        return {"accuracy": self.accuracy, **probe, **self.assembly.states}
 
     @property
     def sleep(self) -> Any:
@@ -133,9 +135,14 @@ def build_cell(
     accuracy = AccuracyMatrix(
         benchmark.streams[config.evaluate], baseline=not cell.arm.is_reference
     )
+    probe = None
+    if config.probe and not cell.arm.is_reference:
+        streams = benchmark.train_stream, benchmark.streams[config.evaluate]
+        probe = RepresentationProbe(*streams, seed=cell.seed)
+    measures = [accuracy] if probe is None else [accuracy, probe]
     more = [Grapes()] if config.training.grapes else []
-    assembly.plugins = [accuracy, *assembly.plugins, *more, BatchFeed()]
-    return Built(assembly.strategy(build_evaluator(log)), assembly, accuracy)
+    assembly.plugins = [*measures, *assembly.plugins, *more, BatchFeed()]
+    return Built(assembly.strategy(build_evaluator(log)), assembly, accuracy, probe)
 
 
 def build_assembly(config: RunConfig, cell: Cell, benchmark: ContinualBenchmark) -> Assembly:

@@ -209,6 +209,9 @@ class CellRun:
     def _write_result(self, built: Built) -> None:
         record, benchmark = built.accuracy.record, self.benchmark
         model: Any = built.strategy.model
+        metrics = record.summary()
+        if built.probe is not None:
+            metrics |= built.probe.summary()
         result = {
             "format": FORMAT,
             "number": self.cell.number,
@@ -224,7 +227,8 @@ class CellRun:
                 "label_values": benchmark.label_values,
             },
             "record": record.to_dict(),
-            "metrics": record.summary(),
+            "metrics": metrics,
+            "probe": None if built.probe is None else built.probe.to_dict(),
             "nights": self.nights,
             "kept_bytes": sum(self.kept_bytes.values()),
             "kept_bytes_of": self.kept_bytes,
@@ -233,7 +237,7 @@ class CellRun:
             "seconds": self.seconds,
         }
         write_csv(self.folder / "accuracies.csv", *_accuracy_table(record.to_dict()))
-        write_csv(self.folder / "metrics.csv", ["metric", "value"], record.summary().items())
+        write_csv(self.folder / "metrics.csv", ["metric", "value"], metrics.items())
         write_json(self.folder / RESULT, result)
 
     def _emit(self, kind: EventKind, **data: Any) -> None:

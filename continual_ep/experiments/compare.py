@@ -38,6 +38,10 @@ class Result(NamedTuple):
     kept_bytes: int
     #: What the arm's mechanisms use: ``labels``, ``boundaries``, ``samples``.
     needs: dict[str, bool]
+    #: Records and margins of the probe of the last hidden layer; None where it was off.
+    probe: dict[str, Any] | None = None
+    #: A summary of each night.
+    nights: Sequence[dict[str, Any]] = ()
 
     @property
     def class_order(self) -> list[int]:
@@ -77,7 +81,9 @@ class Group:
         values = [value for value in self.values(metric) if math.isfinite(value)]
         if not values:
             return None
-        return accuracy_interval(values) if "accuracy" in metric else confidence_interval(values)
+        if "accuracy" in metric or metric.startswith("probe_"):
+            return accuracy_interval(values)
+        return confidence_interval(values)
 
 
 class Difference(NamedTuple):
@@ -189,6 +195,8 @@ def read_result(path: Path) -> Result:
             metrics=dict(values["metrics"]),
             kept_bytes=int(values["kept_bytes"]),
             needs=dict(values["needs"]),
+            probe=values.get("probe"),
+            nights=list(values.get("nights", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

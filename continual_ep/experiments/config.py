@@ -199,6 +199,9 @@ class RunConfig(Options):
         min_length=1,
     )
     evaluate: Literal["test", "validation"] = option("test", "data of the accuracies")
+    probe: bool = option(
+        False, "read out the last hidden layer after each experience; uses old training data"
+    )
     device: str = option("cpu", "cpu, cuda or cuda:N", convert=device_from)
     threads: int = option(1, "threads of each worker", ge=1)
     workers: int | Literal["auto"] = option("auto", "processes; auto: one per core", ge=1)

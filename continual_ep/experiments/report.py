@@ -88,6 +88,8 @@ def show(comparison: Comparison, console: Console) -> None:
             "minus\nsequential": _differences(comparison, groups, lambda arm: SEQUENTIAL),
             "minus same\nawake": _differences(comparison, groups, _awake),
             "forgets": [_mean(group.interval("forgetting_max")) for group in groups],
+            "hidden\nridge": [_mean(group.interval("probe_ridge")) for group in groups],
+            "hidden\nncm": [_mean(group.interval("probe_ncm")) for group in groups],
             "kept": [readable_bytes(group.kept_bytes) for group in groups],
             "needs": [_needs(group) for group in groups],
         }
@@ -106,6 +108,12 @@ def show(comparison: Comparison, console: Console) -> None:
         "b boundaries of experiences, s stored samples.",
         highlight=False,
     )
+    if any(group.interval("probe_ridge") for group in comparison.groups):
+        console.print(
+            "Hidden: read-outs of the last hidden layer, fitted at the end to data of all "
+            "experiences, old ones included: what it knows, whatever the outputs answer.",
+            highlight=False,
+        )
 
 
 def _print_whole(table: Table, console: Console) -> None:
