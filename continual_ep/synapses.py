@@ -46,6 +46,7 @@ class Synapses:
     :param kernel: geometry of a convolution, else None.
     :param shape: of the units below as these synapses see them, without batch; default ``(n_pre,)``.
     :param pooling: what lies between the units of the layer below (or the input) and these synapses.
+    :param norm: batch normalisation of the currents of these synapses; sleep counts it to the weights.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Synapses:
     kernel: Kernel | None = None
     shape: tuple[int, ...] = ()
     pooling: tuple[Pooling, ...] = ()
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None
 
     def __post_init__(self) -> None:
         if not self.shape:

@@ -268,7 +268,10 @@ def test_class_mean_replay_needs_means_units_and_a_dense_readout():
         sleep_once(mlp(), torch.rand(64), "class-mean-replay", class_means={12: torch.rand(64)})
     with pytest.raises(ConfigurationError, match="is a convolution"):
         means = {0: torch.rand(1, 4, 4)}
-        sleep_once(nn.Conv2d(1, 2, 3), torch.rand(1, 4, 4), "class-mean-replay", class_means=means)
+        sleep_once(
+            nn.Conv2d(1, 2, 3), torch.rand(1, 4, 4), "class-mean-replay",
+            class_means=means, kernels=True,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("inside", [False, True])

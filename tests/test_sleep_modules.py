@@ -136,7 +136,7 @@ def test_a_convolutional_network_sleeps_as_one_chain():
     found, unknown = names(model, torch.rand(2, 1, 8, 8))
     assert found == [["0.weight", "3.weight", "8.weight"]] and unknown == []
     before = [p.detach().clone() for p in model.parameters()]
-    diary = sleep_replay(model, torch.rand(1, 8, 8), SleepParameters(steps=200))
+    diary = sleep_replay(model, torch.rand(1, 8, 8), SleepParameters(steps=200), kernels=True)
     assert min(diary.spikes) > 0
     assert all(not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     assert model.training and model[7].training
@@ -230,18 +230,21 @@ def test_unknown_layers_are_named_once_and_left_alone():
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1, bias=False),
-        nn.BatchNorm2d(4),
         nn.ReLU(),
+        nn.BatchNorm2d(4),
         nn.Conv2d(4, 4, 3, padding=1, groups=2, bias=False),
         nn.Flatten(),
         nn.Linear(64, 5, bias=False),
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.warns(ContinualEPWarning) as caught:
-        diary = sleep_replay(model, torch.rand(2, 4, 4), SleepParameters(steps=100))
+        diary = sleep_replay(model, torch.rand(2, 4, 4), SleepParameters(steps=100), kernels=True)
     assert len(caught) == 1
     message = str(caught[0].message)
-    assert "1 (BatchNorm2d)" in message and "3 (Conv2d), groups=2" in message
+    assert (
+        "2 (BatchNorm2d), not directly behind a Linear or Conv2d layer" in message
+        and "3 (Conv2d), groups=2" in message
+    )
     # Their shapes fit, so the spikes pass and the first and last layer are one chain.
     assert diary.layers == ("0.weight", "5.weight")
     changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}

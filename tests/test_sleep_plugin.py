@@ -368,12 +368,37 @@ def test_separate_chains_replay_their_own_inputs():
             x = torch.relu(self.conv(x.reshape(-1, 1, 8, 8)))
             return self.out(nn.functional.max_pool2d(x, 2).flatten(1))
 
-    plugin = SleepReplay(steps=50)
+    plugin = SleepReplay(steps=50, kernels=True)
     strategy = train(stream(2), plugin, model=Pooled(), kind=LwF, alpha=1.0, temperature=2.0)
     assert plugin.last_night.layers == ("conv.weight", "out.weight")
     assert plugin._inner["out.weight"].count == 400
     assert min(plugin.last_night.spikes) > 0
     assert not strategy.model.out._forward_pre_hooks
+
+
+def test_chains_of_kernels_are_neither_recorded_nor_simulated():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+            self.branch = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+            self.second = nn.Conv2d(4, 4, 3, bias=False)
+            self.out = nn.Linear(36, 10, bias=False)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x.reshape(-1, 1, 8, 8)))
+            x = torch.relu(self.second(x + self.branch(x)))
+            return self.out(nn.functional.max_pool2d(x, 2).flatten(1))
+
+    nights = []
+    for kernels in (False, True):
+        plugin = SleepReplay(steps=50, kernels=kernels)
+        train(stream(2), plugin, model=Residual())
+        nights.append((plugin.last_night.layers, set(plugin._inner)))
+    both = ("first.weight", "branch.weight", "second.weight", "out.weight")
+    assert nights[0] == (both[-1:], {"out.weight"})
+    assert nights[1] == (both, {"second.weight", "out.weight"})
 
 
 def test_a_night_without_inputs_is_skipped_with_a_warning():

@@ -53,6 +53,7 @@ class SleepReplay(SupervisedPlugin):
 
     :param exclude: names of layers whose weights stay as they are (they still pass spikes on);
         layers that do not require gradients stay as they are anyway.
+    :param kernels: whether the kernels of convolutions change too; nights are then long.
     :param diary: keep what happened in each night in ``diaries``; the last one is always in
         ``last_night``.
     :param options: of the algorithm; of ``"src"`` those of
@@ -71,13 +72,19 @@ class SleepReplay(SupervisedPlugin):
         when: str | Sequence[int] = "every",
         seed: int = 0,
         exclude: Sequence[str] = (),
+        kernels: bool = False,
         diary: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
         self.algorithm = make_algorithm(algorithm, options)
         excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self.schedule = SleepSchedule(when=when, exclude=excluded, diary=diary)  # type: ignore[arg-type]
+        self.schedule = SleepSchedule(
+            when=when,  # type: ignore[arg-type]
+            exclude=excluded,
+            kernels=kernels,
+            diary=diary,
+        )
         self.seed = seed
         self.diaries: list[NightReport] = []
         self.last_night: NightReport | None = None
@@ -103,7 +110,7 @@ class SleepReplay(SupervisedPlugin):
             the layers or the inputs.
         """
         chains, _ = self._find_chains(strategy, example.to(strategy.device))
-        plastic_layers(chains, self.schedule.exclude)
+        self._plastic(chains)
         shape, images = _known_images(tuple(example.shape[1:]), experience)
         self.algorithm.check(chains, shape, images)
 
@@ -138,10 +145,15 @@ class SleepReplay(SupervisedPlugin):
         """Anew in each experience, as the model may have grown a head."""
         return find_chains(strategy.model, example, _forward(strategy))
 
+    def _plastic(self, chains: Sequence[Chain]) -> frozenset[str]:
+        return plastic_layers(chains, self.schedule.exclude, self.schedule.kernels)
+
     def _record_inner_inputs(self) -> None:
         if self.algorithm.needs & {"mean-input", "experience-mean"}:
-            for chain in self._chains or []:
-                if chain.source is not None:
+            chains = self._chains or []
+            plastic = self._plastic(chains)
+            for chain in chains:
+                if chain.source is not None and any(s.name in plastic for s in chain.layers):
                     mean = self._inner.setdefault(chain.layers[0].name, RunningMean())
                     self._hooks.append(_record_inputs(chain.source, mean))
 
@@ -205,7 +217,7 @@ class SleepReplay(SupervisedPlugin):
         return Night(
             model=strategy.model,
             chains=self._chains,
-            plastic=plastic_layers(self._chains, self.schedule.exclude),
+            plastic=self._plastic(self._chains),
             statistics=self.statistics,
             number=self.experiences,
             seed=self.seed,

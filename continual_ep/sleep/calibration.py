@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.sleep.batch_norm import folded_weight
 from continual_ep.sleep.layers import Chain
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.simulation import Signal, SimulatedLayer, pooled, spikes_at
@@ -51,7 +52,7 @@ def layer_gains(
 
 def weight_maxima(chain: Chain) -> list[float]:
     """The largest weight of each layer, at least 0."""
-    return [max(0.0, float(layer.weight.detach().max())) for layer in chain.layers]
+    return [max(0.0, float(folded_weight(layer).max())) for layer in chain.layers]
 
 
 def published_thresholds(chains: Sequence[Chain], parameters: SleepParameters) -> list[list[float]]:
@@ -92,7 +93,7 @@ def calibrated_thresholds(
         if output and number == len(layers) - 1:
             threshold = parameters.output_threshold * _mean_strongest(currents)
         else:
-            threshold = _quantile(currents, parameters.firing_rate)
+            threshold = hidden_threshold(currents, parameters.firing_rate)
         thresholds.append(threshold)
         signals = _spikes_under(currents, threshold, parameters.leak)
     return thresholds
@@ -105,7 +106,7 @@ def _mean_strongest(currents: Array) -> float:
     return float(exciting.mean()) if len(exciting) else 1.0
 
 
-def _quantile(currents: Array, firing_rate: float) -> float:
+def hidden_threshold(currents: Array, firing_rate: float) -> float:
     """The current that a share ``firing_rate`` of all currents reaches; always positive."""
     threshold = float(np.quantile(currents, 1.0 - firing_rate))
     if threshold > 0:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from continual_ep.sleep.parameters import SleepParameters
-from continual_ep.sleep.simulation import Signal, SimulatedLayer, spikes_at
+from continual_ep.sleep.simulation import Signal, SimulatedLayer
+
+if TYPE_CHECKING:
+    from continual_ep.sleep.frozen import FrozenLayers
 
 Array = NDArray[Any]
 
@@ -29,13 +32,16 @@ class Events(NamedTuple):
 class SpikeTrain(Iterator[Signal]):
     """The spikes of the input, one step or many steps at a time.
 
-    :param chunks: ``(steps, n)`` each, in the order of the steps.
+    :param chunks: ``(steps, n)`` each, in the order of the steps; numbers, other than booleans, are the
+        currents of units that are active.
+    :param graded: whether they are numbers.
     """
 
-    def __init__(self, chunks: Iterable[NDArray[np.bool_]]) -> None:
-        self._chunks = iter(chunks)
+    def __init__(self, chunks: Iterable[Array], graded: bool = False) -> None:
+        self._chunks, self.graded = iter(chunks), graded
         self._starts: Array = np.zeros(1, np.int64)
         self._units: Array = np.zeros(0, np.int64)
+        self._values: Array | None = None
         self._size = self._row = 0
 
     def __next__(self) -> Signal:
@@ -43,11 +49,13 @@ class SpikeTrain(Iterator[Signal]):
             self._load()
         begin, end = self._starts[self._row : self._row + 2]
         self._row += 1
-        return spikes_at(self._units[begin:end], self._size)
+        values = self._values[begin:end] if self._values is not None else None
+        return Signal(self._units[begin:end], values, self._size)
 
     def _load(self) -> None:
         chunk = next(self._chunks)
         step, self._units = chunk.nonzero()
+        self._values = chunk[step, self._units] if self.graded else None
         self._starts = np.searchsorted(step, np.arange(len(chunk) + 1))
         self._size, self._row = chunk.shape[1], 0
 
@@ -66,6 +74,13 @@ class SpikeTrain(Iterator[Signal]):
             self._row = last
         return Events(np.cumsum(np.concatenate([[0], *counts])), np.concatenate(active))
 
+    def rows(self, steps: int) -> NDArray[np.bool_]:
+        """The spikes of the next ``steps`` steps, ``(steps, n)``."""
+        events = self.events(steps)
+        rows = np.zeros((steps, self._size), np.bool_)
+        rows[np.repeat(np.arange(steps), events.counts), events.active] = True
+        return rows
+
 
 @dataclass(eq=False)
 class ChainState:
@@ -75,6 +90,7 @@ class ChainState:
     :param spikes: of the input, step after step.
     :param thresholds: by layer; :param gains: of the synaptic currents; :param constants: constant currents.
     :param plastic: which layers change.
+    :param below: frozen layers between the input and ``spikes``; None where the input feeds the first layer.
     """
 
     layers: list[SimulatedLayer]
@@ -84,6 +100,7 @@ class ChainState:
     constants: Sequence[Array | float]
     plastic: Sequence[bool]
     dtype: Any
+    below: "FrozenLayers | None" = None
 
     def __post_init__(self) -> None:
         self.membranes = [np.zeros(layer.units, self.dtype) for layer in self.layers]
@@ -99,5 +116,6 @@ def depends_on_below_only(chain: ChainState, parameters: SleepParameters) -> boo
     return (
         not parameters.feedback
         and parameters.quiet_steps is None
+        and not chain.spikes.graded
         and all(layer.by_input is not None and not layer.pooling for layer in chain.layers)
     )

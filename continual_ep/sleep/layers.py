@@ -55,10 +55,13 @@ def chain_of_synapses(synapses: Iterable[Synapses]) -> Chain:
     return Chain(layers, None, math.prod(layers[0].shape))
 
 
-def plastic_layers(chains: Sequence[Chain], exclude: Sequence[str]) -> frozenset[str]:
+def plastic_layers(
+    chains: Sequence[Chain], exclude: Sequence[str], kernels: bool = False
+) -> frozenset[str]:
     """The names of the layers that sleep changes: those not excluded and not frozen.
 
     :param exclude: weight names, or names of modules that hold them.
+    :param kernels: whether the kernels of convolutions change too.
     :raises ConfigurationError: for a name that fits no layer, or when no layer is left.
     """
     layers = [layer for chain in chains for layer in chain.layers]
@@ -71,9 +74,13 @@ def plastic_layers(chains: Sequence[Chain], exclude: Sequence[str]) -> frozenset
                 f"exclude names {wanted!r}, but the layers are {', '.join(names)}"
             )
         left_out.update(matches)
-    plastic = frozenset(
-        layer.name for layer in layers if layer.weight.requires_grad and layer.name not in left_out
-    )
+    free = [s for s in layers if s.weight.requires_grad and s.name not in left_out]
+    plastic = frozenset(s.name for s in free if kernels or s.kernel is None)
+    if free and not plastic:
+        raise ConfigurationError(
+            f"nothing is left to sleep: {', '.join(s.name for s in free)} are kernels of convolutions, "
+            "which keep their weights unless kernels=True"
+        )
     if not plastic:
         raise ConfigurationError(
             f"nothing is left to sleep: all of {', '.join(names)} are excluded or frozen"

@@ -58,18 +58,41 @@ def _diary(
     before: Sequence[Array],
     planned: int,
 ) -> SleepDiary:
-    layers = [layer for chain in chains for layer in chain.layers]
-    pairs = zip(layers, before, strict=True)
-    change = [float(np.linalg.norm(layer.weight() - old)) for layer, old in pairs]
-    norms = [float(np.linalg.norm(old)) for old in before]
+    olds = iter(before)
+    names: list[str] = []
+    change: list[float] = []
+    norms: list[float] = []
+    for chain in chains:
+        frozen = [] if chain.below is None else chain.below.names
+        names += [*frozen, *(layer.name for layer in chain.layers)]
+        change += [0.0] * len(frozen)
+        norms += [1.0] * len(frozen)
+        for layer in chain.layers:
+            old = next(olds)
+            change.append(float(np.linalg.norm(layer.weight() - old)))
+            norms.append(float(np.linalg.norm(old)))
+    parts = [part for c in chains for part in ((c,) if c.below is None else (c.below, c))]
     return SleepDiary(
-        layers=tuple(layer.name for layer in layers),
-        counts=torch.from_numpy(counts),
-        unit_counts=tuple(torch.from_numpy(c) for chain in chains for c in chain.unit_counts),
+        layers=tuple(names),
+        counts=torch.from_numpy(_with_frozen_layers(chains, counts)),
+        unit_counts=tuple(torch.from_numpy(c) for part in parts for c in part.unit_counts),
         weight_change=tuple(change),
         relative_change=tuple(c / n if n else 0.0 for c, n in zip(change, norms, strict=True)),
-        thresholds=tuple(float(beta) for chain in chains for beta in chain.thresholds),
-        gains=tuple(float(gain) for chain in chains for gain in chain.gains),
+        thresholds=tuple(float(beta) for part in parts for beta in part.thresholds),
+        gains=tuple(float(gain) for part in parts for gain in part.gains),
         asked_steps=planned,
         quiet_steps=parameters.quiet_steps or 1000,
     )
+
+
+def _with_frozen_layers(chains: Sequence[ChainState], counts: Array) -> Array:
+    """The spikes of each step with those of frozen layers, which engines take for the input."""
+    inputs, columns, place = counts[:, 0].copy(), [], 1
+    for chain in chains:
+        if chain.below is not None:
+            below = chain.below.counts.astype(np.int32)
+            inputs += below[:, 0] - below[:, -1]
+            columns.append(below[:, 1:-1])
+        columns.append(counts[:, place : place + len(chain.layers)])
+        place += len(chain.layers)
+    return np.concatenate([inputs[:, None], *columns], axis=1)

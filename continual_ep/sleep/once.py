@@ -24,6 +24,7 @@ def sleep_once(
     seed: int = 0,
     night: int = 1,
     exclude: Sequence[str] = (),
+    kernels: bool = False,
     **options: Any,
 ) -> NightReport:
     """Run one night of a sleep algorithm on a model.
@@ -35,7 +36,8 @@ def sleep_once(
     :param class_means: the mean input of each class, by label, for algorithms that need them.
     :param activity_maxima: the largest activation of each layer, for published gains.
     :param seed: of the night's own generator; :param night: its number, from 1.
-    :param exclude: names of layers whose weights stay as they are.
+    :param exclude: names of layers whose weights stay as they are; :param kernels: whether
+        the kernels of convolutions change too.
     :param options: of the algorithm.
     :raises ConfigurationError: a model without layers that can sleep, or options that do not fit.
     :raises InputError: what the algorithm needs is missing, or has NaN or infinite values.
@@ -59,7 +61,7 @@ def sleep_once(
         Night(
             model=model,
             chains=chains,
-            plastic=plastic_layers(chains, exclude),
+            plastic=plastic_layers(chains, exclude, kernels),
             statistics=statistics,
             number=night,
             seed=seed,

@@ -1,7 +1,7 @@
 """Sleep replay of a model, from a mean input to changed weights: all parts put together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from continual_ep.errors import InputError
 from continual_ep.seeding import generator_from
+from continual_ep.sleep.batch_norm import folded_bias, unfolded_weight
 from continual_ep.sleep.calibration import (
     bias_current,
     calibrated_thresholds,
@@ -18,12 +19,14 @@ from continual_ep.sleep.calibration import (
 )
 from continual_ep.sleep.chain import ChainState, SpikeTrain
 from continual_ep.sleep.diary import SleepDiary
+from continual_ep.sleep.frozen import FrozenLayers, frozen_layers
 from continual_ep.sleep.layers import Chain, plastic_layers
 from continual_ep.sleep.night import run_sleep
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.replay_input import MeanReplayInput, ReplayInput, input_spikes, with_mask
 from continual_ep.sleep.simulation import make_layer
 from continual_ep.sleep.walk import chains_of, refuse_inner_inputs
+from continual_ep.synapses import Synapses
 
 
 def night_generator(seed: int, night: int, chain: int = 0) -> torch.Generator:
@@ -39,6 +42,7 @@ def sleep_replay(
     seed: int = 0,
     night: int = 1,
     exclude: Sequence[str] = (),
+    kernels: bool = False,
     activity_maxima: Sequence[float] | None = None,
 ) -> SleepDiary:
     """Run one night of sleep replay consolidation on a model, without Avalanche.
@@ -49,6 +53,7 @@ def sleep_replay(
     :param seed: of the night's own generator.
     :param night: number of the night, from 1; later ones are longer (``growth``).
     :param exclude: names of layers whose weights stay as they are.
+    :param kernels: whether the kernels of convolutions change too.
     :param activity_maxima: the largest activation of each layer, for published gains.
     :raises ConfigurationError: when the model has no layer that can sleep, or a constant misfits.
     :raises InputError: for a mean input with NaN or infinite values.
@@ -60,6 +65,7 @@ def sleep_replay(
         seed=seed,
         night=night,
         exclude=exclude,
+        kernels=kernels,
         activity_maxima=activity_maxima,
     ).run()
 
@@ -68,9 +74,10 @@ def sleep_replay(
 class PreparedSleep:
     """Chains of a model with all that a night needs.
 
-    :param chains: of the model; :param states: their simulations.
+    :param chains: those with a layer that changes; :param states: their simulations.
     :param steps: of the night.
     :param plastic: names of the layers that change.
+    :param output: the model's output layer.
     """
 
     chains: Sequence[Chain]
@@ -78,6 +85,7 @@ class PreparedSleep:
     parameters: SleepParameters
     steps: int
     plastic: frozenset[str]
+    output: Synapses
 
     @property
     def device(self) -> torch.device:
@@ -94,11 +102,12 @@ class PreparedSleep:
         """Write the changed weights to the model; frozen and excluded ones are not even rewritten."""
         with torch.no_grad():
             for chain, state in zip(self.chains, self.states, strict=True):
-                for layer, changed in zip(chain.layers, state.layers, strict=True):
+                frozen = len(chain.layers) - len(state.layers)
+                for layer, simulated in zip(chain.layers[frozen:], state.layers, strict=True):
                     if layer.name in self.plastic:
-                        weight = torch.from_numpy(np.ascontiguousarray(changed.weight()))
-                        layer.weight.copy_(weight)
-            output = self.chains[-1].layers[-1]
+                        changed = torch.from_numpy(np.ascontiguousarray(simulated.weight()))
+                        layer.weight.copy_(unfolded_weight(layer, changed))
+            output = self.output
             if (
                 self.parameters.biases == "zero-output"
                 and output.bias is not None
@@ -115,6 +124,7 @@ def prepare_model(
     seed: int,
     night: int,
     exclude: Sequence[str] = (),
+    kernels: bool = False,
     activity_maxima: Sequence[float] | None = None,
 ) -> PreparedSleep:
     """Prepare a night of a model, see :func:`sleep_replay`."""
@@ -126,7 +136,7 @@ def prepare_model(
         [replay],
         parameters,
         steps=parameters.night_steps(night),
-        plastic=plastic_layers(chains, exclude),
+        plastic=plastic_layers(chains, exclude, kernels),
         generators=[night_generator(seed, night)],
         activity_maxima=None if activity_maxima is None else [list(activity_maxima)],
     )
@@ -153,8 +163,11 @@ def prepare_chains(
             "the published gains need the largest activation of each layer: give activity_maxima"
         )
     published = None if parameters.thresholds is None else published_thresholds(chains, parameters)
-    states = []
+    kept, states = [], []
     for number, chain in enumerate(chains):
+        if not any(layer.name in plastic for layer in chain.layers):
+            continue  # its spikes reach no other chain
+        kept.append(chain)
         spikes = input_spikes(inputs[number], chain.inputs, parameters, generators[number])
         states.append(
             _prepare_chain(
@@ -164,10 +177,11 @@ def prepare_chains(
                 thresholds=None if published is None else published[number],
                 maxima=None if activity_maxima is None else activity_maxima[number],
                 plastic=plastic,
+                steps=steps,
                 output=number == len(chains) - 1,
             )
         )
-    return PreparedSleep(chains, states, parameters, steps, plastic)
+    return PreparedSleep(kept, states, parameters, steps, plastic, chains[-1].layers[-1])
 
 
 def _prepare_chain(
@@ -178,22 +192,41 @@ def _prepare_chain(
     thresholds: Sequence[float] | None,
     maxima: Sequence[float] | None,
     plastic: frozenset[str],
+    steps: int,
     output: bool,
 ) -> ChainState:
-    layers = [make_layer(layer, parameters.rule) for layer in chain.layers]
+    frozen = frozen_layers(chain.layers, plastic, parameters)
+    rest = list(chain.layers[frozen:])
+    gains = [1.0] * len(chain.layers)
+    # Calibrated on the currents themselves, so that gains would only cancel.
+    if thresholds is not None and parameters.gain_scale is not None and maxima is not None:
+        gains = layer_gains(weight_maxima(chain), maxima, parameters.gain_scale)
+    below, calibration = None, spikes
+    if frozen:
+        below = FrozenLayers(
+            chain.layers[:frozen],
+            rest[0].pooling,
+            parameters,
+            thresholds=None if thresholds is None else thresholds[:frozen],
+            gains=gains[:frozen],
+        )
+        rest[0] = replace(rest[0], pooling=())
+        if thresholds is None:
+            sent = below.calibrate(spikes.rows(parameters.calibration_steps))
+            calibration = SpikeTrain([sent], below.graded)
+        spikes = SpikeTrain(below.spikes(spikes, steps), below.graded)
+    layers = [make_layer(layer, parameters.rule) for layer in rest]
     dtype = layers[0].weight().dtype
     constants = [
-        bias_current(layer.bias, parameters, simulated.positions)
-        for layer, simulated in zip(chain.layers, layers, strict=True)
+        bias_current(folded_bias(layer), parameters, simulated.positions)
+        for layer, simulated in zip(rest, layers, strict=True)
     ]
-    gains = [1.0] * len(layers)
-    if parameters.gain_scale is not None and maxima is not None:
-        gains = layer_gains(weight_maxima(chain), maxima, parameters.gain_scale)
-    if thresholds is None:
-        thresholds = calibrated_thresholds(
-            layers, spikes, parameters, constants=constants, output=output, dtype=dtype
+    chosen = (
+        thresholds[frozen:]
+        if thresholds is not None
+        else calibrated_thresholds(
+            layers, calibration, parameters, constants=constants, output=output, dtype=dtype
         )
-        # Calibrated on the currents themselves, so that gains would only cancel.
-        gains = [1.0] * len(layers)
-    changing = [layer.name in plastic for layer in chain.layers]
-    return ChainState(layers, spikes, thresholds, gains, constants, changing, dtype)
+    )
+    changing = [layer.name in plastic for layer in rest]
+    return ChainState(layers, spikes, chosen, gains[frozen:], constants, changing, dtype, below)

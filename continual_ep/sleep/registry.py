@@ -30,6 +30,7 @@ class SleepSchedule(Options):
     exclude: tuple[str, ...] = option(
         (), "names of weights, or of modules that hold them, that stay as they are"
     )
+    kernels: bool = option(False, "whether the kernels of convolutions change too")
     diary: bool = option(False, "keep what happened in each night")
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from continual_ep.sleep.batch_norm import folded_weight
 from continual_ep.sleep.plasticity import Plasticity
 from continual_ep.synapses import Kernel, Pooling, Synapses
 
@@ -78,7 +79,7 @@ class DenseLayer(SimulatedLayer):
 
     def __init__(self, layer: Synapses, plasticity: Plasticity) -> None:
         super().__init__(layer, plasticity)
-        weight = _as_array(layer.weight)
+        weight = _as_array(folded_weight(layer))
         self.units, self._inputs = weight.shape
         self._columns = np.ascontiguousarray(weight.T)
         self.by_input = self._columns
@@ -127,7 +128,7 @@ class KernelLayer(SimulatedLayer):
 
     def __init__(self, layer: Synapses, kernel: Kernel, plasticity: Plasticity) -> None:
         super().__init__(layer, plasticity)
-        weight = _as_array(layer.weight)
+        weight = _as_array(folded_weight(layer))
         self._shape, self._kernel, self._map = weight.shape, kernel, layer.shape
         self._weight = weight.reshape(weight.shape[0], -1).copy()
         # The latest input and its patches: a step needs them for the currents and for the changes.

@@ -11,6 +11,7 @@ from torch.autograd.graph import Node
 
 from continual_ep.errors import ConfigurationError, warn_user
 from continual_ep.forward_passes import evaluation_mode
+from continual_ep.sleep.batch_norm import can_be_folded
 from continual_ep.sleep.layers import Chain, chain_of_synapses
 from continual_ep.synapses import Kernel, Pooling, Synapses
 
@@ -107,6 +108,8 @@ class _Walk:
         # Of the latest output, taken at once: an operation in place would hide what follows it.
         self.node: Node | None = self.entry.grad_fn
         self.pooling: list[Pooling] = []
+        #: Whether the latest output is the current of the last layer, before any activation.
+        self.bare = False
 
     def run(self, forward: Callable[[Tensor], Any]) -> None:
         hooks = [module.register_forward_hook(self._visit) for module in self.watched]
@@ -129,8 +132,13 @@ class _Walk:
         self.tensors += [t for t in (incoming, outgoing) if t is not None]
         again = module in self.done
         self.done.add(module)
+        if not again and outgoing is not None and self._normalises(module, incoming):
+            self._fold(module)
+            self.latest, self.node, self.bare = outgoing, outgoing.grad_fn, False
+            return
         follows = incoming is not None and self._follows(incoming)
         problem = _cannot_sleep(module, incoming)
+        self.bare = problem is None and not again and _is_connection(module)
         if incoming is None or outgoing is None:
             self.latest = None
         elif problem is None and not again:
@@ -142,6 +150,18 @@ class _Walk:
         self.node = None if self.latest is None else self.latest.grad_fn
         if problem is not None and _owns_weights(module) and not again:
             self.unknown.append(f"{self._named(module)}{problem}")
+
+    def _normalises(self, module: nn.Module, incoming: Tensor | None) -> bool:
+        """Whether a module is batch normalisation of the last layer's current itself."""
+        if not (can_be_folded(module) and self.bare and incoming is not None):
+            return False
+        # An operation between the two, also one in place, would have another node.
+        return self.node is not None and incoming.grad_fn is self.node
+
+    def _fold(self, norm: Any) -> None:
+        chain = self.chains.pop()
+        layers = (*chain.layers[:-1], replace(chain.layers[-1], norm=norm))
+        self.chains.append(replace(chain, layers=layers))
 
     def _passes(self, module: nn.Module, incoming: Tensor, outgoing: Tensor) -> bool:
         """Whether spikes pass through a module that does not sleep."""
@@ -277,6 +297,8 @@ def _cannot_sleep(module: nn.Module, incoming: Tensor | None) -> str | None:
     """Why a module with weights cannot sleep, as an addition to its name; None if it can."""
     if incoming is not None and names_its_synapses(module):
         return None
+    if can_be_folded(module):
+        return ", not directly behind a Linear or Conv2d layer"
     if incoming is None or not _is_connection(module):
         return ""
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
