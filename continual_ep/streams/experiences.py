@@ -39,6 +39,22 @@ def benchmark_of(experience: Any) -> Any:
     return benchmark
 
 
+def datasets_of(experience: Any) -> list[Any]:
+    """The training data of an experience; on online streams all parts of the one it was cut from.
+
+    :returns: empty where there is none at hand.
+    """
+    if hasattr(experience, "is_last_subexp"):  # Avalanche's online scenarios
+        experience = experience.origin_experience
+    origins = getattr(getattr(experience, "benchmark", None), "origin_experience", None)
+    if origins is None:
+        dataset = getattr(experience, "dataset", None)
+        return [] if dataset is None else [dataset]
+    stream = experience.benchmark.train_stream
+    origin = origins[experience.current_experience]
+    return [stream[number].dataset for number, one in enumerate(origins) if one == origin]
+
+
 def refuse_empty(strategy: Any) -> None:
     """:raises InputError: for an experience without samples, on which no loader can be built."""
     experience = strategy.experience
