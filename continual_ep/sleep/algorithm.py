@@ -36,6 +36,8 @@ class Night:
     :param input_shape: of one input before it was flattened; None: as in ``statistics``.
     :param images: whether the inputs are images; None: not known.
     :param forward: how to run the model on a batch, where calling it is not enough.
+    :param new_classes: of the experience just learned; :param old_classes: of earlier ones alone.
+    :param separate_heads: whether the tasks have output layers of their own.
     """
 
     model: nn.Module
@@ -50,6 +52,9 @@ class Night:
     images: bool | None = None
     forward: Callable[[Tensor], Any] | None = None
     warnings: WarnOnce = field(default_factory=WarnOnce)
+    new_classes: tuple[int, ...] = ()
+    old_classes: tuple[int, ...] = ()
+    separate_heads: bool = False
 
     @property
     def layers(self) -> list[Synapses]:
@@ -93,6 +98,14 @@ class SleepAlgorithm(Options, ABC):
         :param input_shape: of one input, before it was flattened; :param images: see :class:`Night`.
         :raises ConfigurationError: when the options do not fit the layers or the inputs.
         """
+
+    def replayed(self, night: Night, draws: int, generator: torch.Generator) -> Tensor | None:
+        """Rates of the model's inputs that a night shows, ``(draws, inputs)``; None: not known.
+
+        By default the mean input, if it was gathered. Nothing changes.
+        """
+        overall = night.statistics.overall
+        return overall.mean[None] if overall.count else None
 
     @abstractmethod
     def run(self, night: Night) -> NightReport | None:

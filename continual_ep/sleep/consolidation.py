@@ -1,8 +1,12 @@
 """Sleep replay consolidation as a sleep algorithm."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from continual_ep.errors import InputError
 from continual_ep.options import option
@@ -73,11 +77,21 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             activity_maxima=maxima,
         ).run()
 
+    def replayed(self, night: Night, draws: int, generator: torch.Generator) -> Tensor | None:
+        statistics = night.statistics
+        if statistics.shape is None or not statistics.overall.count:
+            return None
+        replay = self._model_input(night, math.prod(statistics.shape))
+        return replay(draws, generator)
+
     def _replay_input(self, chain: Chain, night: Night) -> ReplayInput:
         if chain.source is not None:
             return MeanReplayInput(night.inner_means[chain.layers[0].name])
+        return self._model_input(night, chain.inputs)
+
+    def _model_input(self, night: Night, inputs: int) -> ReplayInput:
         if callable(self.dreams):
-            return FunctionReplayInput(self.dreams, chain.inputs)
+            return FunctionReplayInput(self.dreams, inputs)
         replay: ReplayInput
         statistics = night.statistics
         if self.dreams == "class-means":
@@ -86,7 +100,7 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             replay = MeanReplayInput(statistics.experience.mean)
         else:
             replay = MeanReplayInput(statistics.overall.mean)
-        shape = night.input_shape or statistics.shape or (chain.inputs,)
+        shape = night.input_shape or statistics.shape or (inputs,)
         if len(shape) == 1 and night.images is None and self.window == "auto":
             if square_image(shape):
                 night.warnings.warn(

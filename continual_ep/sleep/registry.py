@@ -8,6 +8,8 @@ from continual_ep.errors import ConfigurationError
 from continual_ep.options import Options, option, unknown_key_message
 from continual_ep.registry import classes
 from continual_ep.sleep.algorithm import SleepAlgorithm
+from continual_ep.sleep.guard import MAX_COST
+from continual_ep.sleep.need import MIN_NEED
 
 #: Sleep algorithms by name. A new one is one line here.
 SLEEP_ALGORITHMS: dict[str, type[SleepAlgorithm]] = classes(
@@ -24,8 +26,21 @@ SLEEP_ALGORITHMS: dict[str, type[SleepAlgorithm]] = classes(
 class SleepSchedule(Options):
     """When and where a model sleeps, whatever the algorithm."""
 
-    when: Literal["every", "last"] | tuple[int, ...] = option(
-        "every", "after which experiences: every, last, or a list from 0", ge=0
+    when: Literal["auto", "every", "last"] | tuple[int, ...] = option(
+        "auto",
+        "after which experiences: auto (those with something to recover), every, last, or a list from 0",
+        ge=0,
+    )
+    min_need: float = option(
+        MIN_NEED, "auto: share of replay inputs on which the newest classes win", ge=0, le=1
+    )
+    guard: bool = option(True, "weaken or take back a night that costs more than max_cost allows")
+    max_cost: float = option(
+        MAX_COST,
+        "guard: share of the accuracy on the newest classes that a night may cost, times the share of "
+        "older classes",
+        ge=0,
+        le=1,
     )
     exclude: tuple[str, ...] = option(
         (), "names of weights, or of modules that hold them, that stay as they are"
