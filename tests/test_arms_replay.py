@@ -215,7 +215,7 @@ def test_memory_smaller_than_a_batch_or_the_number_of_classes_is_replayed(arm, b
 
 def test_joint_training_sleeps_once(benchmark):
     cell = Cell("joint", benchmark, epochs=1)
-    sleep = SleepReplay(steps=20, seed=1)
+    sleep = SleepReplay(steps=20, seed=1, when="every")
     cell.strategy.plugins.insert(1, sleep)
     cell.train()
     assert sleep.experiences == 1 and cell.accuracy.record.slept == [True]
@@ -500,7 +500,7 @@ def test_icarl_distils_the_old_outputs_of_old_classes(criterion, benchmark):
 
 def test_icarl_answers_before_and_after_a_night_with_the_weights_of_the_moment(benchmark):
     cell = Cell("icarl:20", benchmark)
-    cell.strategy.plugins.insert(2, SleepReplay(steps=300, seed=1))
+    cell.strategy.plugins.insert(2, SleepReplay(steps=300, seed=1, when="every"))
     nights = []
 
     class Night(SleepHooks):

@@ -19,7 +19,7 @@ TINY: dict[str, Any] = {
     "network": {"hidden": [12]},
     "learning": [{"rule": "equilibrium-propagation", "free_steps": 8, "nudged_steps": 3}],
     "training": {"epochs": 2, "batch_size": 8},
-    "sleep": {"steps": 60},
+    "sleep": {"steps": 60, "when": "every", "guard": False},
     "arms": ["sleep"],
     "seeds": [0, 1],
 }

@@ -25,7 +25,7 @@ OPTIONS: dict[str, Any] = {
     "learning": [{"rule": "equilibrium-propagation", "free_steps": 8, "nudged_steps": 3}],
     # Long enough for the kill to arrive in the middle, also on a machine that is busy.
     "training": {"epochs": 25, "batch_size": 8, "momentum": 0.5},
-    "sleep": {"steps": 60},
+    "sleep": {"steps": 60, "when": "every"},
     "mechanisms": {"er": {"per_class": 1}},
     "arms": ["sequential", "er+sleep"],
     "seeds": [0, 1],

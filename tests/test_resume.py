@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
     "network": {"hidden": [12]},
     "learning": [{"rule": "equilibrium-propagation", "free_steps": 8, "nudged_steps": 3}],
     "training": {"epochs": 2, "batch_size": 8, "momentum": 0.5},
-    "sleep": {"steps": 60},
+    "sleep": {"steps": 60, "when": "every"},
     "mechanisms": {"er": {"per_class": 1}},
     "arms": ["er+sleep"],
     "seeds": [0],
@@ -118,6 +118,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Without exemplars all batches come from the global generators, which must be restored.
     "sequential": {"arms": ["sequential"]},
     "sleep": {"arms": ["sleep"]},
+    # Which classes are old decides; a resumed run must know those before the kill.
+    "auto": {"arms": ["sleep"], "sleep": {"steps": 60, "min_need": 0.0, "max_cost": 0.1}},
     "adam": {
         "training": {"epochs": 2, "batch_size": 8, "optimizer": "adam"},
         "sleep": {"steps": 60, "when": [0, 2], "dreams": "class-means"},
@@ -291,7 +293,7 @@ def test_data_that_changed_in_between_are_noticed(tmp_path: Path) -> None:
 def test_diaries_of_the_nights_are_files(tmp_path: Path) -> None:
     plain, kept = tmp_path / "plain", tmp_path / "kept"
     train(tiny(plain), plain)
-    config = tiny(kept, sleep={"steps": 60, "diary": True})
+    config = tiny(kept, sleep={"steps": 60, "when": "every", "diary": True})
     train(config, kept)
     ours, theirs = (cells_of(config)[0].folder(folder) for folder in (kept, plain))
     assert not (theirs / "nights").exists()

@@ -33,15 +33,18 @@ from continual_ep.sleep import (
 from continual_ep.sleep.activity import layer_inputs
 from continual_ep.synapses import Synapses
 
+#: The night itself: after every experience, whatever it costs.
+every_night = partial(SleepReplay, when="every", guard=False)
+
 #: Every registered algorithm with its defaults, unless a line below says otherwise.
 ALL_SLEEP_ALGORITHMS = {
-    **{name: partial(SleepReplay, name) for name in SLEEP_ALGORITHMS},
-    "src": partial(SleepReplay, steps=100),
-    "src of class means": partial(SleepReplay, steps=100, dreams="class-means"),
-    "src published": partial(SleepReplay, preset="tadros2022:mnist", steps=50, window=3,
+    **{name: partial(every_night, name) for name in SLEEP_ALGORITHMS},
+    "src": partial(every_night, steps=100),
+    "src of class means": partial(every_night, steps=100, dreams="class-means"),
+    "src published": partial(every_night, preset="tadros2022:mnist", steps=50, window=3,
                              thresholds=(1.0, 1.0)),
-    "downscaling": partial(SleepReplay, "downscaling", cutoff=0.1),
-    "class-mean-replay": partial(SleepReplay, "class-mean-replay", steps=50),
+    "downscaling": partial(every_night, "downscaling", cutoff=0.1),
+    "class-mean-replay": partial(every_night, "class-mean-replay", steps=50),
 }  # fmt: skip
 
 each_algorithm = pytest.mark.parametrize("make", ALL_SLEEP_ALGORITHMS.values(),
@@ -258,7 +261,7 @@ def test_class_mean_replay_brings_old_classes_back():
 
 
 def test_downscaling_alone_changes_no_decision_of_a_relu_network():
-    assert accuracy(SleepReplay("downscaling", when="last")) == accuracy()
+    assert accuracy(every_night("downscaling", when="last")) == accuracy()
 
 
 def test_class_mean_replay_needs_means_units_and_a_dense_readout():
@@ -312,7 +315,7 @@ class Pooled(nn.Module):
 
 def test_evaluation_between_epochs_is_not_recorded():
     """Inputs of the test stream must not enter the means of a chain."""
-    sleep = SleepReplay(steps=20)
+    sleep = every_night(steps=20)
     strategy = train([], sleep, model=Pooled(), epochs=3, eval_every=1)
     experiences = stream()
     strategy.train(experiences[0], eval_streams=[experiences[1:3]])
@@ -328,7 +331,7 @@ def test_copies_of_the_model_are_not_recorded():
         def before_forward(self, strategy, **kwargs):
             copy.deepcopy(strategy.model).train()(strategy.mb_x + 100.0)
 
-    sleep = SleepReplay(when=[])
+    sleep = every_night(when=[])
     strategy = train([], sleep, RunsACopy(), model=Pooled())
     for group in strategy.optimizer.param_groups:
         group["lr"] = 0.0
@@ -343,14 +346,14 @@ def test_copies_of_the_model_are_not_recorded():
 
 
 def test_separate_chains_sleep_beside_distillation():
-    sleep = SleepReplay(steps=20)
+    sleep = every_night(steps=20)
     train(stream()[:2], sleep, model=Pooled(), kind=LwF, alpha=1.0, temperature=2.0)
     assert sleep._inner["out.weight"].count == int((digits()[1][:300] < 4).sum())
 
 
 @pytest.mark.parametrize(("dreams", "classes"), [("mean", 4), ("experience-mean", 2)])
 def test_inner_means_are_of_all_experiences_or_of_the_latest(dreams, classes):
-    sleep = SleepReplay(steps=20, dreams=dreams)
+    sleep = every_night(steps=20, dreams=dreams)
     train(stream()[:2], sleep, model=Pooled())
     labels = digits()[1][:300]
     expected = (labels < 4) & (labels >= 4 - classes)
@@ -358,7 +361,7 @@ def test_inner_means_are_of_all_experiences_or_of_the_latest(dreams, classes):
 
 
 def test_nothing_is_gathered_for_an_algorithm_that_needs_nothing():
-    sleep = SleepReplay("downscaling")
+    sleep = every_night("downscaling")
     train(stream()[:1], sleep, model=Pooled())
     assert sleep.statistics.overall.count == 0 and not sleep._inner
     assert sleep.last_night is not None
@@ -387,7 +390,7 @@ def test_a_configuration_makes_schedule_and_algorithm():
     values = {"preset": "tadros2022", "window": "whole", "exclude": ["a"], "diary": True}
     made = options_from(Sleep, values)
     assert made.options == SleepReplayConsolidation(preset="tadros2022", window=None)
-    assert (made.when, made.exclude, made.diary) == ("every", ("a",), True)
+    assert (made.when, made.exclude, made.diary) == ("auto", ("a",), True)
     for wrong, match in (
         ({"stpes": 3}, "did you mean 'steps'"),
         ({"algorithm": "downscaling", "steps": 3}, "'steps' is an option of algorithm src"),
@@ -441,7 +444,7 @@ def test_both_hooks_are_called_once_around_each_night():
         def sleep_ends(self, strategy, **kwargs):
             calls.append(("after", strategy.experience.current_experience))
 
-    train(stream()[:2], SleepReplay("downscaling"), Notes())
+    train(stream()[:2], every_night("downscaling"), Notes())
     assert calls == [("before", 0), ("after", 0), ("before", 1), ("after", 1)]
 
 

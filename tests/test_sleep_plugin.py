@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -22,6 +22,9 @@ from continual_ep.networks import MRNN
 from continual_ep.plugins import SleepReplay
 from continual_ep.sleep import SleepHooks, SleepParameters, sleep_replay
 from continual_ep.streams import class_incremental, online
+
+#: The night itself: after every experience, whatever it costs.
+every_night = partial(SleepReplay, when="every", guard=False)
 
 
 @cache
@@ -97,7 +100,7 @@ class Spy(SupervisedPlugin, SleepHooks):
 
 def test_sleep_does_not_shift_the_training_before_it():
     spy = Spy()
-    slept = train(stream()[:1], SleepReplay(steps=200), spy)
+    slept = train(stream()[:1], every_night(steps=200), spy)
     state = torch.get_rng_state()
     awake = train(stream()[:1])
     assert torch.equal(torch.get_rng_state(), state)
@@ -119,7 +122,7 @@ def test_it_sleeps_in_any_strategy(kind):
         LwF: {"alpha": 1.0, "temperature": 2.0},
     }
     spy = Spy()
-    train(stream(), SleepReplay(steps=100), spy, kind=kind, **options[kind])
+    train(stream(), every_night(steps=100), spy, kind=kind, **options[kind])
     assert len(spy.asleep) == 2
     assert all(not same(a, b) for a, b in zip(spy.awake, spy.asleep, strict=True))
 
@@ -137,7 +140,7 @@ def test_nights_follow_the_experiences_that_when_names(when, nights):
     x = stream(5)[:3] if when != "last" else stream(2)
     if when == "last":
         nights = [1]
-    train(x, SleepReplay(when=when, steps=20), Notes())
+    train(x, every_night(when=when, steps=20), Notes())
     assert slept == nights
 
 
@@ -148,13 +151,13 @@ def test_a_list_counts_in_the_whole_stream_also_when_a_slice_is_trained():
         def sleep_ends(self, strategy, **kwargs):
             slept.append(strategy.experience.current_experience)
 
-    train(stream(5)[2:], SleepReplay(when=[3], steps=20), Notes())
+    train(stream(5)[2:], every_night(when=[3], steps=20), Notes())
     assert slept == [3]
 
 
 @pytest.mark.parametrize("when", ["every", "last", [0]])
 def test_joint_training_sleeps_once(when):
-    sleep = SleepReplay(when=when, steps=20, diary=True)
+    sleep = every_night(when=when, steps=20, diary=True)
     strategy = train([], sleep, kind=JointTraining)
     strategy.train(stream(5))
     assert len(sleep.diaries) == 1 and sleep.diaries[0].asked_steps == 20
@@ -163,7 +166,7 @@ def test_joint_training_sleeps_once(when):
 def test_the_last_night_is_as_long_alone_as_after_others():
     lengths = []
     for when in ("every", "last"):
-        sleep = SleepReplay(when=when, steps=20, growth=0.5)
+        sleep = every_night(when=when, steps=20, growth=0.5)
         train(stream(2), sleep)
         lengths.append(sleep.last_night.asked_steps)
     assert lengths == [30, 30]
@@ -172,7 +175,7 @@ def test_the_last_night_is_as_long_alone_as_after_others():
 @pytest.mark.parametrize("ours", [True, False])
 def test_online_streams_sleep_after_the_last_small_experience(ours):
     whole = class_incremental("digits", 2, per_class=4)
-    sleep = SleepReplay(steps=20, growth=1.0, diary=True)
+    sleep = every_night(steps=20, growth=1.0, diary=True)
     matrix = AccuracyMatrix(whole.test_stream)
     strategy = train([], sleep, matrix)
     split = split_online_stream(whole.train_stream, 8)
@@ -186,23 +189,23 @@ def test_online_streams_sleep_after_the_last_small_experience(ours):
 def test_inputs_known_to_be_features_have_no_window_and_others_are_asked_about():
     data = stream(2)
     data.benchmark.image_shape = None
-    known = SleepReplay(steps=50)
+    known = every_night(steps=50)
     train(data, known)
-    unmasked = SleepReplay(steps=50, window=None)
+    unmasked = every_night(steps=50, window=None)
     train(stream(2), unmasked)
     assert torch.equal(known.last_night.counts, unmasked.last_night.counts)
     del data.benchmark.image_shape
     with pytest.warns(ContinualEPWarning, match="64 values are taken for square images") as caught:
-        train(data, SleepReplay(steps=20))
+        train(data, every_night(steps=20))
     assert len([w for w in caught if w.category is ContinualEPWarning]) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", ContinualEPWarning)
-        train(data, SleepReplay(steps=20, window=3))
-        train(data, SleepReplay(steps=20, window=None))
+        train(data, every_night(steps=20, window=3))
+        train(data, every_night(steps=20, window=None))
 
 
 def test_nights_grow_and_keep_a_diary():
-    plugin = SleepReplay(steps=30, growth=0.5, diary=True)
+    plugin = every_night(steps=30, growth=0.5, diary=True)
     train(stream(5)[:3], plugin)
     assert [night.steps for night in plugin.diaries] == [30, 45, 60]
     assert plugin.last_night is plugin.diaries[-1]
@@ -210,7 +213,7 @@ def test_nights_grow_and_keep_a_diary():
 
 
 def test_it_replays_the_running_mean_of_all_inputs():
-    plugin = SleepReplay(steps=10)
+    plugin = every_night(steps=10)
     train(stream(2), plugin)
     torch.testing.assert_close(plugin.statistics.overall.mean, digits()[0][:400].double().mean(0))
     assert plugin.statistics.overall.count == 400
@@ -218,17 +221,17 @@ def test_it_replays_the_running_mean_of_all_inputs():
 
 def test_experience_and_class_means():
     x, y = digits()[0][:400].double(), digits()[1][:400]
-    plugin = SleepReplay(steps=10, dreams="experience-mean")
+    plugin = every_night(steps=10, dreams="experience-mean")
     train(stream(2), plugin)
     torch.testing.assert_close(plugin.statistics.experience.mean, x[y >= 5].mean(0))
-    plugin = SleepReplay(steps=10, dreams="class-means", hold=5)
+    plugin = every_night(steps=10, dreams="class-means", hold=5)
     train(stream(2), plugin)
     expected = torch.stack([x[y == label].mean(0) for label in range(10)])
     torch.testing.assert_close(plugin.statistics.class_means(), expected)
 
 
 def test_functions_drive_the_night():
-    silent = SleepReplay(steps=50, dreams=lambda generator, step: torch.zeros(64))
+    silent = every_night(steps=50, dreams=lambda generator, step: torch.zeros(64))
     spy = Spy()
     train(stream()[:1], silent, spy)
     assert silent.last_night.spikes == (0, 0)
@@ -237,7 +240,7 @@ def test_functions_drive_the_night():
 
 def test_seeds_give_the_same_night_and_others_another():
     results = [
-        weights(train(stream()[:1], SleepReplay(steps=100, seed=seed)).model) for seed in (3, 3, 4)
+        weights(train(stream()[:1], every_night(steps=100, seed=seed)).model) for seed in (3, 3, 4)
     ]
     assert same(results[0], results[1]) and not same(results[0], results[2])
 
@@ -248,7 +251,7 @@ def test_the_published_preset_runs_on_three_layers():
         nn.Linear(64, 30, bias=False), nn.ReLU(), nn.Linear(30, 20, bias=False), nn.ReLU(),
         nn.Linear(20, 10, bias=False), nn.ReLU(),
     )  # fmt: skip
-    plugin = SleepReplay(preset="tadros2022:mnist", steps=50, window=3)
+    plugin = every_night(preset="tadros2022:mnist", steps=50, window=3)
     state = train(stream()[:1], plugin, model=model)
     assert plugin.last_night.thresholds == (14.548273, 44.560317, 38.046326)
     # s_1 by hand: the largest weight or activation of the first layer on the data, awake.
@@ -257,7 +260,7 @@ def test_the_published_preset_runs_on_three_layers():
 
 
 def test_published_gains_come_from_the_experience_with_dropout_off():
-    plugin = SleepReplay(preset=SleepParameters(gain_scale=2.0, thresholds=(1.0, 1.0), steps=5))
+    plugin = every_night(preset=SleepParameters(gain_scale=2.0, thresholds=(1.0, 1.0), steps=5))
     spy = Spy()
     train(stream()[:1], plugin, spy)
     first, second = spy.awake[0]
@@ -270,15 +273,15 @@ def test_published_gains_come_from_the_experience_with_dropout_off():
 
 def test_the_state_continues_the_nights():
     experiences = stream(5)[:3]
-    whole = SleepReplay(steps=50, dreams="class-means")
+    whole = every_night(steps=50, dreams="class-means")
     train(experiences, whole)
 
-    half = SleepReplay(steps=50, dreams="class-means")
+    half = every_night(steps=50, dreams="class-means")
     train(experiences[:2], half)
     file = io.BytesIO()
     torch.save(half.state_dict(), file)
     file.seek(0)
-    resumed = SleepReplay(steps=50, dreams="class-means")
+    resumed = every_night(steps=50, dreams="class-means")
     resumed.load_state_dict(torch.load(file, weights_only=True))
     train(experiences[2:], resumed)
     assert resumed.last_night.asked_steps == whole.last_night.asked_steps == round(50 * 2.5)
@@ -340,7 +343,7 @@ def test_impossible_options_are_refused(wrong):
 
 def test_biases_and_negative_inputs_are_named_once():
     with pytest.warns(ContinualEPWarning) as caught:
-        train(stream(2, shift=0.9), SleepReplay(steps=20), model=mlp(bias=True))
+        train(stream(2, shift=0.9), every_night(steps=20), model=mlp(bias=True))
     ours = [str(w.message) for w in caught if w.category is ContinualEPWarning]
     assert len(ours) == 2
     assert any("0.weight, 3.weight" in message for message in ours)
@@ -352,7 +355,7 @@ def test_unknown_layers_are_named_once():
         nn.Linear(64, 20, bias=False), nn.LayerNorm(20), nn.Linear(20, 10, bias=False)
     )
     with pytest.warns(ContinualEPWarning, match=r"1 \(LayerNorm\)") as caught:
-        train(stream(2), SleepReplay(steps=20), model=model)
+        train(stream(2), every_night(steps=20), model=model)
     assert len([w for w in caught if w.category is ContinualEPWarning]) == 1
 
 
@@ -368,7 +371,7 @@ def test_separate_chains_replay_their_own_inputs():
             x = torch.relu(self.conv(x.reshape(-1, 1, 8, 8)))
             return self.out(nn.functional.max_pool2d(x, 2).flatten(1))
 
-    plugin = SleepReplay(steps=50, kernels=True)
+    plugin = every_night(steps=50, kernels=True)
     strategy = train(stream(2), plugin, model=Pooled(), kind=LwF, alpha=1.0, temperature=2.0)
     assert plugin.last_night.layers == ("conv.weight", "out.weight")
     assert plugin._inner["out.weight"].count == 400
@@ -393,7 +396,7 @@ def test_chains_of_kernels_are_neither_recorded_nor_simulated():
 
     nights = []
     for kernels in (False, True):
-        plugin = SleepReplay(steps=50, kernels=kernels)
+        plugin = every_night(steps=50, kernels=kernels)
         train(stream(2), plugin, model=Residual())
         nights.append((plugin.last_night.layers, set(plugin._inner)))
     both = ("first.weight", "branch.weight", "second.weight", "out.weight")
@@ -407,12 +410,12 @@ def test_a_night_without_inputs_is_skipped_with_a_warning():
     strategy.experience = stream(2)[0]
     with pytest.warns(ContinualEPWarning, match="nothing to replay"):
         plugin.after_training_exp(strategy)
-    assert plugin.last_night is None
+    assert plugin.last_night.outcome == "skipped"
 
 
 def test_diagnostics_reach_the_evaluator():
     evaluator = EvaluationPlugin(accuracy_metrics(experience=True))
-    plugin = SleepReplay(steps=50)
+    plugin = every_night(steps=50)
     train(stream()[:1], plugin, evaluator=evaluator)
     metrics = evaluator.get_last_metrics()
     assert metrics["Sleep_Spikes/train_phase/0.weight"] == plugin.last_night.spikes[0]
@@ -426,7 +429,7 @@ def test_batches_of_one_and_inputs_above_one():
     one = nc_benchmark(data, data, 2, task_labels=False, fixed_class_order=list(range(10)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", ContinualEPWarning)
-        plugin = SleepReplay(steps=20, window=3)
+        plugin = every_night(steps=20, window=3)
         optimizer_safe = mlp()
         strategy = train([], plugin, model=optimizer_safe)
         strategy.train_mb_size = 1
@@ -465,7 +468,7 @@ def test_sleep_brings_old_classes_back():
 @pytest.mark.parametrize("feedback", [False, True])
 def test_equilibrium_propagation_networks_sleep(feedback):
     model = MRNN((64, 30, 10), readout="activated", generator=torch.Generator().manual_seed(0))
-    plugin = SleepReplay(steps=200, feedback=feedback)
+    plugin = every_night(steps=200, feedback=feedback)
     spy = Spy()
     train(stream(2), plugin, spy, model=model)
     assert plugin.last_night.layers == ("weights.0", "weights.1")

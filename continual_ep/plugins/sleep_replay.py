@@ -3,11 +3,12 @@
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from avalanche.evaluation.metric_results import MetricValue
+from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.models.utils import avalanche_forward
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
@@ -15,18 +16,29 @@ from torch import Tensor, nn
 from continual_ep.errors import CheckpointError, ConfigurationError, WarnOnce, reading_state
 from continual_ep.forward_passes import evaluating
 from continual_ep.metrics.evaluation import batches_of
+from continual_ep.plugins.newest_samples import classes_of, newest_samples, refuse_without_samples
+from continual_ep.plugins.night_reports import log_night, publish_night
+from continual_ep.seeding import generator_from
 from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
 from continual_ep.sleep.diary import NightReport
+from continual_ep.sleep.guard import (
+    MAX_COST,
+    accuracy_on,
+    class_scores,
+    guarded_night,
+    largest_cost,
+)
 from continual_ep.sleep.hooks import call_sleep_begins, call_sleep_ends
 from continual_ep.sleep.layers import Chain, plastic_layers
+from continual_ep.sleep.need import MIN_NEED, need_of_sleep, reason_to_skip
 from continual_ep.sleep.registry import SleepSchedule, make_algorithm
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
 from continual_ep.sleep.walk import find_chains, unknown_layers_warning
 from continual_ep.streams.experiences import benchmark_of, learns_jointly, part_of, refuse_empty
 
 #: Format of the state dict; raised when its meaning changes.
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 class SleepReplay(SupervisedPlugin):
@@ -44,18 +56,26 @@ class SleepReplay(SupervisedPlugin):
     :param algorithm: how weights change: ``"src"`` (sleep replay consolidation),
         another name in :data:`continual_ep.sleep.SLEEP_ALGORITHMS`, or a
         :class:`~continual_ep.sleep.SleepAlgorithm`.
-    :param when: ``"every"`` experience, the ``"last"`` one of the stream, or a list of experiences by
+    :param when: ``"auto"``, after experiences where there is something to recover (older classes
+        whose outputs compete with the newest, and a need of at least ``min_need``);
+        ``"every"`` experience, the ``"last"`` one of the stream, or a list of experiences by
         their number in the whole stream, from 0 (``experience.current_experience``). On online streams
         nights follow the last small experience of each one that was cut.
     :param seed: of the plugin's own generators, one for each night.
+    :param guard: compare the network before and after a night on samples of the experience at hand, and
+        weaken or take back a night that costs too much.
+    :param max_cost: share of the accuracy on the newest classes, in [0, 1], that a night may cost, times
+        the share of older classes among all.
 
     Other arguments:
 
+    :param min_need: for ``when="auto"``: share of replay inputs, in [0, 1], on which the newest classes
+        win over the older ones.
     :param exclude: names of layers whose weights stay as they are (they still pass spikes on);
         layers that do not require gradients stay as they are anyway.
     :param kernels: whether the kernels of convolutions change too; nights are then long.
-    :param diary: keep what happened in each night in ``diaries``; the last one is always in
-        ``last_night``.
+    :param diary: keep what happened in each night in ``diaries``; the last one, or why it was
+        skipped, is always in ``last_night``.
     :param options: of the algorithm; of ``"src"`` those of
         :class:`~continual_ep.sleep.SleepReplayConsolidation`: ``preset``, ``steps``, ``dreams``, ....
         Nights are counted by experiences learned, not by nights slept: with ``growth`` the night after
@@ -69,8 +89,11 @@ class SleepReplay(SupervisedPlugin):
         self,
         algorithm: str | SleepAlgorithm = "src",
         *,
-        when: str | Sequence[int] = "every",
+        when: str | Sequence[int] = "auto",
         seed: int = 0,
+        guard: bool = True,
+        max_cost: float = MAX_COST,
+        min_need: float = MIN_NEED,
         exclude: Sequence[str] = (),
         kernels: bool = False,
         diary: bool = False,
@@ -81,6 +104,9 @@ class SleepReplay(SupervisedPlugin):
         excluded = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.schedule = SleepSchedule(
             when=when,  # type: ignore[arg-type]
+            min_need=min_need,
+            guard=guard,
+            max_cost=max_cost,
             exclude=excluded,
             kernels=kernels,
             diary=diary,
@@ -91,6 +117,8 @@ class SleepReplay(SupervisedPlugin):
         self.statistics = self._new_statistics()
         #: Experiences trained on so far.
         self.experiences = 0
+        #: Classes of these experiences.
+        self.classes: set[int] = set()
         self._chains: list[Chain] | None = None
         self._unknown: list[str] = []
         self._inner: dict[str, RunningMean] = {}
@@ -107,10 +135,11 @@ class SleepReplay(SupervisedPlugin):
 
         :param experience: of the stream; :param example: a batch of its inputs.
         :raises ConfigurationError: layers that cannot sleep or are unknown, options that do not fit
-            the layers or the inputs.
+            the layers or the inputs, outputs or data with which the guard cannot work.
         """
         chains, _ = self._find_chains(strategy, example.to(strategy.device))
         self._plastic(chains)
+        self._check_guard(strategy, experience, example)
         shape, images = _known_images(tuple(example.shape[1:]), experience)
         self.algorithm.check(chains, shape, images)
 
@@ -133,10 +162,19 @@ class SleepReplay(SupervisedPlugin):
         if self._chains is None:
             self._chains, self._unknown = self._find_chains(strategy, strategy.mb_x[:2])
             self._record_inner_inputs()
+            if not self.classes:  # before the first experience is learned
+                self._check_guard(strategy, strategy.experience, strategy.mb_x[:2])
         if self.algorithm.needs:
             self.statistics.add(strategy.mb_x, strategy.mb_y)
         else:
             self.statistics.shape = tuple(strategy.mb_x.shape[1:])
+
+    def _check_guard(self, strategy: Any, experience: Any, example: Tensor) -> None:
+        if self.schedule.guard:
+            refuse_without_samples(experience)
+            with evaluating(strategy.model, strategy.device):
+                output = _forward(strategy)(example.to(strategy.device))
+            class_scores(output, torch.zeros(len(example), dtype=torch.long))
 
     def _new_statistics(self) -> InputStatistics:
         return InputStatistics(per_class="class-means" in self.algorithm.needs)
@@ -170,24 +208,56 @@ class SleepReplay(SupervisedPlugin):
         if not part_of(strategy.experience).is_last:
             return
         self.experiences += 1
+        new = classes_of(strategy.experience)
+        old = tuple(sorted(self.classes - set(new)))
+        self.classes |= set(new)
         if not self._sleeps_after(strategy):
             return
-        if self.statistics.shape is None:
-            text = (
-                "no inputs have been seen yet, so there is nothing to replay: this night is skipped"
-            )
-            self._warnings.warn("inputs", text)
-            return
-        call_sleep_begins(strategy)
-        self.last_night = run_algorithm(self.algorithm, self._night(strategy))
+        night = self._report_of_night(strategy, new, old)
+        self.last_night = night
         if self.keep_diaries:
-            self.diaries.append(self.last_night)
-        self._publish(strategy, self.last_night)
+            self.diaries.append(night)
+        log_night(part_of(strategy.experience).experience, night)
+        publish_night(self, strategy, night, self.experiences)
+
+    def _report_of_night(
+        self, strategy: Any, new: tuple[int, ...], old: tuple[int, ...]
+    ) -> NightReport:
+        """Sleep unless there is nothing to win; ``new`` and ``old`` are classes."""
+        if self.statistics.shape is None:
+            text = "no inputs have been seen yet, so there is nothing to replay"
+            self._warnings.warn("inputs", f"{text}: this night is skipped")
+            return NightReport.skipped(text)
+        night = replace(self._night(strategy), new_classes=new, old_classes=old)
+        need = None if night.separate_heads else need_of_sleep(self.algorithm, night)
+        reason = reason_to_skip(night, need, self.schedule.min_need)
+        if self.schedule.when == "auto" and reason is not None:
+            return replace(NightReport.skipped(reason), need=need)
+        if self._unknown:
+            self._warnings.warn("unknown", unknown_layers_warning(self._unknown))
+        call_sleep_begins(strategy)
+        report = self._slept(strategy, night)
         call_sleep_ends(strategy)
+        return replace(report, need=need)
+
+    def _slept(self, strategy: Any, night: Night) -> NightReport:
+        if not self.schedule.guard:
+            return run_algorithm(self.algorithm, night)
+        generator = generator_from(f"guard/{self.seed}/{self.experiences}")
+        size = max(1, strategy.eval_mb_size)
+        samples = newest_samples(strategy.experience, generator, size, strategy.device)
+
+        def accuracy() -> float:
+            with evaluating(strategy.model, strategy.device):
+                return accuracy_on(partial(_run, strategy), samples)
+
+        old, new = len(night.old_classes), len(night.new_classes)
+        allowed = largest_cost(old, new, self.schedule.max_cost)
+        return guarded_night(self.algorithm, night, accuracy, allowed)
 
     def _sleeps_after(self, strategy: Any) -> bool:
         when = self.schedule.when
-        if when == "every":
+        if when in ("auto", "every"):
             return True
         if when == "last":
             if learns_jointly(strategy):
@@ -208,8 +278,6 @@ class SleepReplay(SupervisedPlugin):
         if self._chains is None:  # nothing was trained on in this experience
             example = next(strategy.model.parameters()).new_zeros(2, *seen_shape)
             self._chains, self._unknown = self._find_chains(strategy, example)
-        if self._unknown:
-            self._warnings.warn("unknown", unknown_layers_warning(self._unknown))
         maxima = None
         if "activity-maxima" in self.algorithm.needs:
             maxima = self._activity_maxima(strategy, self._chains)
@@ -227,6 +295,7 @@ class SleepReplay(SupervisedPlugin):
             images=images,
             forward=_forward(strategy),
             warnings=self._warnings,
+            separate_heads=_separate_heads(strategy.model),
         )
 
     def _activity_maxima(self, strategy: Any, chains: list[Chain]) -> dict[str, float]:
@@ -240,19 +309,6 @@ class SleepReplay(SupervisedPlugin):
                 maxima.see(x.to(strategy.device), forward)
         return maxima.values()
 
-    # -- reports -----------------------------------------------------------------------------------------
-
-    def _publish(self, strategy: Any, night: NightReport) -> None:
-        """The numbers of each layer, for Avalanche's loggers."""
-        evaluator = getattr(strategy, "evaluator", None)
-        if evaluator is None or not hasattr(evaluator, "publish_metric_value"):
-            return
-        step = int(getattr(strategy.clock, "train_iterations", self.experiences))
-        for name, values in night.values().items():
-            for layer, value in zip(night.layers, values, strict=True):
-                full = f"{name}/train_phase/{layer}"
-                evaluator.publish_metric_value(MetricValue(self, full, float(value), step))
-
     # -- state ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -260,6 +316,7 @@ class SleepReplay(SupervisedPlugin):
         return {
             "format": STATE_FORMAT,
             "experiences": self.experiences,
+            "classes": sorted(self.classes),
             "statistics": self.statistics.state_dict(),
             "inner": {name: mean.state_dict() for name, mean in self._inner.items()},
             "warned": sorted(self._warnings.seen),
@@ -277,9 +334,11 @@ class SleepReplay(SupervisedPlugin):
             statistics.load_state_dict(state["statistics"])
             inner = {name: RunningMean.restored(mean) for name, mean in state["inner"].items()}
             experiences, warned = int(state["experiences"]), set(state["warned"])
+            classes = {int(label) for label in state["classes"]}
         # All at once, so that a damaged state leaves everything as it is.
         self.statistics, self._inner = statistics, inner
         self.experiences, self._warnings = experiences, WarnOnce(warned)
+        self.classes = classes
 
 
 def _forward(strategy: Any) -> Any:
@@ -295,6 +354,18 @@ def _forward(strategy: Any) -> Any:
         return avalanche_forward(strategy.model, x, tasks)
 
     return forward
+
+
+def _run(strategy: Any, x: Tensor, tasks: Tensor | None) -> Any:
+    """The strategy's model on inputs with task labels, as in an evaluation."""
+    x = x.to(strategy.device)
+    return avalanche_forward(strategy.model, x, None if tasks is None else tasks.to(x.device))
+
+
+def _separate_heads(model: nn.Module) -> bool:
+    """Whether outputs of several tasks do not compete."""
+    multi = (module for module in model.modules() if isinstance(module, MultiTaskModule))
+    return any(len(module.known_train_tasks_labels) > 1 for module in multi)
 
 
 def _known_images(shape: tuple[int, ...], experience: Any) -> tuple[tuple[int, ...], bool | None]:

@@ -1,0 +1,61 @@
+"""What of the experience at hand a night may look at: its classes, and samples for the guard."""
+
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils.utils import concat_datasets
+from torch import Tensor
+
+from continual_ep.errors import ConfigurationError
+from continual_ep.metrics.evaluation import batches_of
+from continual_ep.sleep.guard import Batch, sample_size
+from continual_ep.streams.experiences import datasets_of
+
+
+def classes_of(experience: Any) -> tuple[int, ...]:
+    """The classes of an experience, in rising order; on online streams of the one it was cut from.
+
+    :returns: empty where the data set names none.
+    """
+    labels = {int(label) for part in datasets_of(experience) for label in _targets(part)}
+    return tuple(sorted(labels))
+
+
+def newest_samples(
+    experience: Any, generator: torch.Generator, batch_size: int, device: torch.device | str
+) -> list[Batch]:
+    """Random samples of an experience, as the evaluation reads them.
+
+    :param generator: draws which; global random streams are left alone.
+    :returns: see :func:`~continual_ep.sleep.guard.sample_size` for how many.
+    :raises ConfigurationError: without labelled samples at hand.
+    """
+    refuse_without_samples(experience)
+    parts = datasets_of(experience)
+    sizes = torch.tensor([len(part) for part in parts], dtype=torch.long)
+    total = int(sizes.sum())
+    chosen = torch.randperm(total, generator=generator)[: sample_size(total)].sort().values
+    part_of_sample = torch.bucketize(chosen, sizes.cumsum(0), right=True)
+    firsts = sizes.cumsum(0) - sizes
+    picked = [
+        parts[part].subset((chosen[part_of_sample == part] - firsts[part]).tolist())
+        for part in part_of_sample.unique().tolist()
+    ]
+    # Transforms may draw at random although they should not in evaluation.
+    with torch.random.fork_rng(devices=[]):
+        return list(batches_of(concat_datasets(picked).eval(), max(1, batch_size), device))
+
+
+def refuse_without_samples(experience: Any) -> None:
+    """:raises ConfigurationError: for an experience without labelled samples at hand."""
+    if not any(len(_targets(part)) for part in datasets_of(experience)):
+        raise ConfigurationError(
+            f"experience {experience.current_experience} has no labelled data set at hand, on which the "
+            "guard could compare the network before and after a night: use guard=False to sleep "
+            "without it"
+        )
+
+
+def _targets(dataset: Any) -> Any:
+    targets = getattr(dataset, "targets", ())
+    return targets.unique().tolist() if isinstance(targets, Tensor) else set(targets)
