@@ -1,5 +1,6 @@
 """Nights above kernels that keep their weights: batches of steps, chains left out, batch norm."""
 
+import warnings
 from copy import deepcopy
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from continual_ep.errors import ConfigurationError
+from continual_ep.errors import ConfigurationError, ContinualEPWarning
 from continual_ep.sleep import SleepParameters, find_chains, sleep_once, sleep_replay
 from continual_ep.sleep import frozen as batches
+from continual_ep.sleep.engines import stepwise
 from continual_ep.sleep.frozen import scan
 
 MEAN = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -202,3 +204,22 @@ def test_batch_norm_elsewhere_is_left_alone(between):
     assert [line.split(" ")[0] for line in unknown] == ["0", "3"]
     without = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     assert find_chains(without, torch.rand(2, 1, 8, 8))[0][0].layers[0].norm is None
+
+
+# -- long nights ---------------------------------------------------------------------------------
+
+
+def test_a_long_night_is_announced_and_shows_how_far_it_is(monkeypatch, capsys):
+    model = cnn(bias=False)
+    monkeypatch.setattr(stepwise, "ESTIMATE_AFTER", 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick = sleep_replay(deepcopy(model), MEAN, SleepParameters(steps=5), kernels=True)
+    clock = iter(range(0, 10**6, 20))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with pytest.warns(
+        ContinualEPWarning, match=r"night of 5 steps takes about 100 s.*kernels=True"
+    ):
+        slow = sleep_replay(model, MEAN, SleepParameters(steps=5), kernels=True)
+    assert "night: 2 of 5 steps, " in capsys.readouterr().err
+    assert torch.equal(slow.counts, quick.counts)

@@ -13,7 +13,7 @@ ROOT = Path(continual_ep.__file__).parent
 #: Packages and modules from the bottom to the top; each may import those of earlier rows.
 LAYERS = [
     {"errors", "registry"},
-    {"seeding", "atomic_files", "synapses", "forward_passes"},
+    {"seeding", "atomic_files", "synapses", "forward_passes", "progress"},
     {"options"},
     {"relaxation", "features"},
     {"learning"},

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +22,10 @@ from continual_ep.features.decoding import corrupt, decoded
 from continual_ep.features.files import FileList
 from continual_ep.features.options import Images
 from continual_ep.features.preprocessing import Preprocessing
+from continual_ep.progress import show_progress
 
 #: Seconds between two notes of the progress; a kill loses what was computed after the last note.
 NOTE_EVERY = 5.0
-
-#: Seconds between two lines of progress where there is no terminal.
-PRINT_EVERY = 60.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,8 @@ def _append_all(
 ) -> dict[str, Any]:
     progress: dict[str, Any] = rows.progress or {"images": 0, "skipped": []}
     noted = time.monotonic()
-    with _progress(name, len(images), progress["images"]) as show:
+    label = f"features of {name}"
+    with show_progress(label, "images", len(images), progress["images"]) as show:
         start = progress["images"]
         for batch, skipped in _batches(images, encoder.preprocessing, options, start):
             at = progress["images"]
@@ -276,42 +275,3 @@ def _report_skipped(parts: dict[str, Extracted], folder: Path, on_corrupt: str) 
         f"{len(skipped)} images could not be decoded and are left out: {', '.join(skipped[:5])}"
         f"{more if len(skipped) > 5 else ''}."
     )
-
-
-@contextmanager
-def _progress(name: str, total: int, done: int) -> Iterator[Any]:
-    """Show a bar with the time left on a terminal, a line a minute elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (
-            TextColumn("features of {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("images, left"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(name, total=total, completed=done)
-            yield lambda images: bar.update(task, completed=images)
-        return
-    started = printed = time.monotonic()
-
-    def line(images: int) -> None:
-        nonlocal printed
-        now = time.monotonic()
-        if now - printed >= PRINT_EVERY:
-            printed = now
-            left = (now - started) / max(1, images - done) * (total - images)
-            text = f"features of {name}: {images:,} of {total:,} images, {left / 60:.0f} min left"
-            console.print(text, highlight=False)
-
-    yield line

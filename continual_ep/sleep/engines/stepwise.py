@@ -4,18 +4,26 @@ It computes what :mod:`continual_ep.sleep.reference` computes, from the columns 
 on the way up and the rows of the units that spiked for the weight changes.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from continual_ep.errors import warn_user
+from continual_ep.progress import show_progress
 from continual_ep.sleep.chain import ChainState
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.simulation import Signal, pooled, spikes_at
 
 Array = NDArray[Any]
+
+#: Seconds of a night after which its length is estimated, and from which on it is announced.
+ESTIMATE_AFTER, LONG = 1.0, 10.0
 
 
 def can_run(
@@ -34,7 +42,7 @@ def run(
     """All chains together, see :class:`continual_ep.sleep.engines.Engine`."""
     counts = np.zeros((steps, 1 + sum(len(chain.layers) for chain in chains)), np.int32)
     silent = 0
-    for step in range(steps):
+    for step in _watched(steps):
         column = 1
         for chain in chains:
             spiked, *layers = _step(chain, parameters)
@@ -46,6 +54,27 @@ def run(
             if silent == parameters.quiet_steps:
                 return counts[: step + 1].copy()
     return counts
+
+
+def _watched(steps: int) -> Iterator[int]:
+    """The steps of a night; one that takes long says so in its first second, then how far it is."""
+    begin, show = time.monotonic(), None
+    with ExitStack() as stack:
+        for step in range(steps):
+            yield step
+            if show is not None:
+                show(step + 1)
+            elif (elapsed := time.monotonic() - begin) >= ESTIMATE_AFTER:
+                seconds = elapsed / (step + 1) * steps
+                if seconds >= LONG:
+                    warn_user(
+                        f"this night of {steps:,} steps takes about {seconds:.0f} s: layers are "
+                        "simulated step by step, as changing kernels (kernels=True), feedback, "
+                        "quiet_steps or a plasticity of your own need it"
+                    )
+                    bar = show_progress("night", "steps", steps, step + 1, every=10.0)
+                    show = stack.enter_context(bar)
+                begin = math.inf  # estimated once
 
 
 def _step(chain: ChainState, parameters: SleepParameters) -> Iterable[int]:
