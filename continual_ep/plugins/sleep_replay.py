@@ -32,6 +32,7 @@ from continual_ep.sleep.guard import (
 from continual_ep.sleep.hooks import call_sleep_begins, call_sleep_ends
 from continual_ep.sleep.layers import Chain, plastic_layers
 from continual_ep.sleep.need import MIN_NEED, need_of_sleep, reason_to_skip
+from continual_ep.sleep.recording import SpikeRecorder
 from continual_ep.sleep.registry import SleepSchedule, make_algorithm
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
 from continual_ep.sleep.walk import find_chains, unknown_layers_warning
@@ -114,6 +115,8 @@ class SleepReplay(SupervisedPlugin):
         self.seed = seed
         self.diaries: list[NightReport] = []
         self.last_night: NightReport | None = None
+        #: Set one to keep which units spike when, for pictures.
+        self.recorder: SpikeRecorder | None = None
         self.statistics = self._new_statistics()
         #: Experiences trained on so far.
         self.experiences = 0
@@ -296,6 +299,7 @@ class SleepReplay(SupervisedPlugin):
             forward=_forward(strategy),
             warnings=self._warnings,
             separate_heads=_separate_heads(strategy.model),
+            recorder=self.recorder,
         )
 
     def _activity_maxima(self, strategy: Any, chains: list[Chain]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.plasticity import GatedHebbian, Plasticity
 from continual_ep.sleep.prepare import sleep_replay
 from continual_ep.sleep.presets import PRESETS
+from continual_ep.sleep.recording import NightRecording, SpikeRecorder
 from continual_ep.sleep.registry import (
     SLEEP_ALGORITHMS,
     SleepSchedule,
@@ -40,6 +41,7 @@ __all__ = [
     "MeanReplayInput",
     "Need",
     "Night",
+    "NightRecording",
     "NightReport",
     "Plasticity",
     "ReplayInput",
@@ -50,6 +52,7 @@ __all__ = [
     "SleepParameters",
     "SleepReplayConsolidation",
     "SleepSchedule",
+    "SpikeRecorder",
     "find_chains",
     "layer_gains",
     "make_algorithm",

@@ -14,6 +14,7 @@ from continual_ep.sleep.activity import layer_inputs
 from continual_ep.sleep.diary import NightReport
 from continual_ep.sleep.layers import Chain
 from continual_ep.sleep.prepare import night_generator
+from continual_ep.sleep.recording import SpikeRecorder
 from continual_ep.sleep.statistics import InputStatistics
 from continual_ep.synapses import Synapses
 
@@ -38,6 +39,7 @@ class Night:
     :param forward: how to run the model on a batch, where calling it is not enough.
     :param new_classes: of the experience just learned; :param old_classes: of earlier ones alone.
     :param separate_heads: whether the tasks have output layers of their own.
+    :param recorder: keeps which units spike when, in nights of spiking units; None: not asked for.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Night:
     new_classes: tuple[int, ...] = ()
     old_classes: tuple[int, ...] = ()
     separate_heads: bool = False
+    recorder: SpikeRecorder | None = None
 
     @property
     def layers(self) -> list[Synapses]:

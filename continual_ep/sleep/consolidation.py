@@ -75,7 +75,7 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             plastic=night.plastic,
             generators=[night.generator(number) for number in range(len(chains))],
             activity_maxima=maxima,
-        ).run()
+        ).run(night.recorder)
 
     def replayed(self, night: Night, draws: int, generator: torch.Generator) -> Tensor | None:
         statistics = night.statistics

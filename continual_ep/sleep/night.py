@@ -1,6 +1,7 @@
 """A night of sleep: choose an engine, run it, and say what happened."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from continual_ep.sleep.chain import ChainState
 from continual_ep.sleep.diary import SleepDiary
 from continual_ep.sleep.engines import ENGINES, triton
 from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.recording import SpikeRecorder
 
 Array = NDArray[Any]
 
@@ -20,15 +22,21 @@ def run_sleep(
     parameters: SleepParameters,
     steps: int,
     device: torch.device | str = "cpu",
+    recorder: SpikeRecorder | None = None,
 ) -> SleepDiary:
     """Run ``steps`` steps, or until no unit has spiked for ``parameters.quiet_steps`` steps.
 
     :param chains: of one model; their weights change in place.
     :param device: of the model; an engine for GPUs runs on it if it can.
+    :param recorder: keeps which units spike when.
     """
     before = _weights(chains)
     engine = next(e for e in ENGINES if e.can_run(chains, parameters, device))
-    counts = engine.run(chains, parameters, steps, device)
+    if recorder is None:
+        counts = engine.run(chains, parameters, steps, device)
+    else:
+        run = partial(engine.run, chains, parameters, device=device)
+        counts = recorder.run(run, chains, steps, parameters.quiet_steps)
     return _diary(chains, parameters, counts, before, steps)
 
 

@@ -23,6 +23,7 @@ from continual_ep.sleep.frozen import FrozenLayers, frozen_layers
 from continual_ep.sleep.layers import Chain, plastic_layers
 from continual_ep.sleep.night import run_sleep
 from continual_ep.sleep.parameters import SleepParameters
+from continual_ep.sleep.recording import SpikeRecorder
 from continual_ep.sleep.replay_input import MeanReplayInput, ReplayInput, input_spikes, with_mask
 from continual_ep.sleep.simulation import make_layer
 from continual_ep.sleep.walk import chains_of, refuse_inner_inputs
@@ -92,9 +93,9 @@ class PreparedSleep:
         """Where the model's weights are."""
         return self.chains[0].layers[0].weight.device
 
-    def run(self) -> SleepDiary:
+    def run(self, recorder: SpikeRecorder | None = None) -> SleepDiary:
         """Run the night and write the changed weights to the model."""
-        diary = run_sleep(self.states, self.parameters, self.steps, self.device)
+        diary = run_sleep(self.states, self.parameters, self.steps, self.device, recorder)
         self.write_back()
         return diary
 
