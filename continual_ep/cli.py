@@ -171,6 +171,21 @@ def compare(
             console.print(f"figure: {path}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def night(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of one of its cells.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; none: nights/ of the cell.")
+    ] = None,
+) -> None:
+    """Draw the nights of a run: margins, weight changes, spikes. Trains one cell again."""
+    from continual_ep.experiments.night import draw_nights
+
+    console = Console()
+    for path in draw_nights(run, out, console):
+        console.print(f"figure: {path}", highlight=False, soft_wrap=True)
+
+
 @streams_app.callback(invoke_without_command=True)
 def streams(
     context: typer.Context,

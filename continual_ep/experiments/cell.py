@@ -102,7 +102,7 @@ class CellRun:
         # Before anything is built, so that whatever draws from the global generators is seeded.
         seed_everything(self.cell.seed, "training")
         log = self.folder / "tensorboard" if self.config.tensorboard else None
-        built = build_cell(self.config, self.cell, self.benchmark, log)
+        built = self._build(log)
         assembly, stream = built.assembly, self.benchmark.train_stream
         together = len(self.benchmark.test_stream) if assembly.whole_stream else 1
         built.strategy.plugins.insert(0, EpochListener(self._emit, together / assembly.epochs))
@@ -122,6 +122,9 @@ class CellRun:
             for number in range(done, len(stream)):
                 self._learn(built, stream[number], stream[number])
         self._write_result(built)
+
+    def _build(self, log: Path | None) -> Built:
+        return build_cell(self.config, self.cell, self.benchmark, log)
 
     def _restore(self, built: Built) -> int:
         path = self.folder / CHECKPOINT

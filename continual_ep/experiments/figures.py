@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from continual_ep.arms.arm import SEQUENTIAL, label_without
 from continual_ep.atomic_files import write_atomically
@@ -92,7 +93,7 @@ def accuracy_figure(comparison: "Comparison", path: Path) -> Path:
     figure.legend(
         handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _label(group: "Group") -> str:
@@ -147,7 +148,7 @@ def matrix_figure(groups: Sequence["Group"], path: Path) -> list[Path]:
             image = _draw_matrix(axis, 100 * matrix)
             axis.set_title(f"{group.name}\n{group.arm}, {phase} sleep", fontsize="small")
         figure.colorbar(image, ax=list(row), label="accuracy (%)")
-    return [_save(figure, path)]
+    return [save(figure, path)]
 
 
 def _draw_matrix(axis: Any, matrix: Any) -> Any:
@@ -164,7 +165,106 @@ def _draw_matrix(axis: Any, matrix: Any) -> Any:
     return image
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def margin_figure(groups: Sequence["Group"], path: Path) -> list[Path]:
+    """Draw by how much new classes' outputs exceed old ones' on old samples, around each night.
+
+    The distributions that :class:`~continual_ep.metrics.RepresentationProbe` keeps, over all seeds.
+
+    :returns: no path without a probe, or where no arm slept.
+    """
+    shown = [group for group in groups if _nights_with_margins(group)]
+    if not shown:
+        return []
+    figure = Figure(figsize=(6.4, 2.9 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for axis, group in zip(axes, shown, strict=True):
+        for night, phases in _nights_with_margins(group).items():
+            _draw_margins(axis, night, *phases["awake"], GREY, -1)
+            _draw_margins(axis, night, *phases["asleep"], COLOURS[0], 1)
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + 0.12 * (high - low))
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(title=f"{group.name}, {group.arm}", ylabel="newest − older outputs")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3, axis="y")
+    axes[-1].set_xlabel(
+        "experiences learned (%: samples of older classes that a newest class wins)"
+    )
+    handles = [Patch(color=GREY, label="before the night"), Patch(color=COLOURS[0], label="after")]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=8)
+    return [save(figure, path)]
+
+
+def _draw_margins(
+    axis: Any, night: int, values: list[float], wins: float, colour: str, side: int
+) -> None:
+    """Half a violin on one side (-1 or 1) of a night, and above it how often a newest class wins."""
+    body = axis.violinplot(values, [night], widths=0.8, showextrema=False)["bodies"][0]
+    outline = body.get_paths()[0].vertices
+    outline[:, 0] = night + side * np.clip(side * (outline[:, 0] - night), 0, None)
+    body.set(facecolor=colour, alpha=0.7, edgecolor="none")
+    axis.annotate(
+        f"{100 * wins:.0f} %",
+        (night + 0.05 * side, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, -3),
+        textcoords="offset points",
+        ha="left" if side > 0 else "right",
+        va="top",
+        fontsize=7,
+        color=colour,
+    )
+
+
+def _nights_with_margins(group: "Group") -> dict[int, dict[str, tuple[list[float], float]]]:
+    """By night and phase the margins of all seeds, and the share of them above 0."""
+    nights: dict[int, dict[str, tuple[list[float], float]]] = {}
+    for result in group.results.values():
+        rows = result.probe["margins"] if result.probe else []
+        for row, (kept, slept) in enumerate(zip(rows, result.record.slept, strict=False)):
+            if not slept or kept["awake"] is None or kept["asleep"] is None:
+                continue
+            phases = nights.setdefault(row + 1, {})
+            for phase, margins in kept.items():
+                values, wins = phases.get(phase, ([], 0.0))
+                share = margins["new_wins"] / len(group.results)
+                phases[phase] = ([*values, *margins["quantiles"]], wins + share)
+    return nights
+
+
+def change_figure(groups: Sequence["Group"], path: Path) -> list[Path]:
+    """Draw how much each night changed the weights of each layer, means over seeds.
+
+    :returns: no path when no arm slept.
+    """
+    shown = [group for group in groups if group.any_result.nights]
+    if not shown:
+        return []
+    figure = Figure(figsize=(6.4, 2.4 * len(shown)), layout="constrained")
+    axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for axis, group in zip(axes, shown, strict=True):
+        changes: dict[str, dict[int, list[float]]] = {}
+        for night in (night for result in group.results.values() for night in result.nights):
+            for layer, values in night["layers"].items():
+                column = changes.setdefault(layer, {}).setdefault(night["after_experience"] + 1, [])
+                column.append(values["relative_change"])
+        for (layer, of_layer), colour, mark in zip(
+            changes.items(), cycle(COLOURS), cycle(MARKS), strict=False
+        ):
+            means = [np.mean(column) for column in of_layer.values()]
+            axis.plot(list(of_layer), means, label=layer, **Style(colour, mark, True).line)
+        axis.set(
+            title=f"{group.name}, {group.arm}", ylabel="relative change of weights", ylim=(0, None)
+        )
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7, frameon=False)
+    axes[-1].set_xlabel("experiences learned before the night")
+    return [save(figure, path)]
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG."""
     FigureCanvasAgg(figure)
     write_atomically(path, lambda stream: figure.savefig(stream, dpi=150, format="png"))
     return path

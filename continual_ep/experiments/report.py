@@ -12,12 +12,26 @@ from continual_ep.atomic_files import write_csv
 from continual_ep.errors import ConfigurationError
 from continual_ep.experiments.cells import REFERENCE
 from continual_ep.experiments.compare import Comparison, Group
-from continual_ep.experiments.figures import accuracy_figure, matrix_figure
+from continual_ep.experiments.figures import (
+    accuracy_figure,
+    change_figure,
+    margin_figure,
+    matrix_figure,
+)
 from continual_ep.metrics import Interval
 
 
 def write_into(comparison: Comparison, folder: Path) -> list[Path]:
     """The same as :func:`write`, into a folder of its own.
+
+    :raises ConfigurationError: when it holds anything or cannot be written.
+    """
+    make_empty(folder)
+    return write(comparison, folder)
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder for tables or figures.
 
     :raises ConfigurationError: when it holds anything or cannot be written.
     """
@@ -27,7 +41,6 @@ def write_into(comparison: Comparison, folder: Path) -> list[Path]:
         raise ConfigurationError(f"{folder} holds files already; choose a new or empty --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return write(comparison, folder)
     except OSError as error:
         raise ConfigurationError(
             f"cannot write to {folder}: {error.strerror}; choose another --out"
@@ -71,6 +84,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     return [
         accuracy_figure(comparison, folder / "accuracy.png"),
         *matrix_figure(groups, folder / "matrices.png"),
+        *margin_figure(groups, folder / "margins.png"),
+        *change_figure(groups, folder / "weights.png"),
     ]
 
 

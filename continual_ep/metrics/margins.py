@@ -37,7 +37,8 @@ def margins(outputs: Tensor, newest: Collection[int], older: Collection[int]) ->
 
 
 def distribution(values: Tensor) -> Margins | None:
-    """Summarise margins; None for no sample."""
+    """Summarise margins, those that are finite; None for no sample."""
+    values = values[values.isfinite()]
     if not len(values):
         return None
     ordered = values.double().sort().values
