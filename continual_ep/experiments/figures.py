@@ -235,9 +235,9 @@ def _nights_with_margins(group: "Group") -> dict[int, dict[str, tuple[list[float
 def change_figure(groups: Sequence["Group"], path: Path) -> list[Path]:
     """Draw how much each night changed the weights of each layer, means over seeds.
 
-    :returns: no path when no arm slept.
+    :returns: no path when no arm slept. Nights that were skipped are left out.
     """
-    shown = [group for group in groups if group.any_result.nights]
+    shown = [group for group in groups if any(n["layers"] for n in group.any_result.nights)]
     if not shown:
         return []
     figure = Figure(figsize=(6.4, 2.4 * len(shown)), layout="constrained")

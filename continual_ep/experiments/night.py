@@ -92,7 +92,7 @@ def draw_nights(path: Path, out: Path | None, console: Console) -> list[Path]:
         newest = [names[c] for c in known.stream["classes_per_experience"][experience]]
         heading = (
             f"{title}\nnight after experience {experience + 1} (classes {', '.join(newest)}): "
-            f"accuracy {before:.1f} % → {after:.1f} %"
+            f"accuracy {before:.1f} % → {after:.1f} %{_outcome(known, experience)}"
         )
         picture = target / f"night-after-experience-{experience + 1}.png"
         pictures.append(night_figure(recording, heading, picture))
@@ -107,6 +107,13 @@ def _first_with_nights(path: Path) -> Result:
     raise ConfigurationError(
         f"no complete cell under {path} has slept: give a run with the arm sleep"
     )
+
+
+def _outcome(result: Result, experience: int) -> str:
+    """What the guard did, unless the whole night was kept."""
+    nights = {night["after_experience"]: night for night in result.nights}
+    outcome = nights[experience].get("outcome", "slept")
+    return "" if outcome == "slept" else f" ({outcome}; drawn as it was simulated)"
 
 
 def _cell_of(result: Result) -> tuple[RunConfig, Cell]:
