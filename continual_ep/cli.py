@@ -146,10 +146,12 @@ def run(
     try:
         from continual_ep.experiments.run import run as run_config
 
-        run_config(resolved, console=Console(), fork=True)
+        comparison = run_config(resolved, console=Console(), fork=True)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         raise typer.Exit(130) from None
+    if comparison.dead:
+        raise typer.Exit(1)  # the report names them
 
 
 @app.command()

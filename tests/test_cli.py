@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from continual_ep import cli
+from continual_ep.experiments.compare import Comparison
 from continual_ep.experiments.config import RunConfig
 from continual_ep.experiments.display import Display
 
@@ -57,7 +58,12 @@ def configured(command: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     import continual_ep.experiments.run as module
 
     caught: list[RunConfig] = []
-    monkeypatch.setattr(module, "run", lambda config, **rest: caught.append(config))
+
+    def run_nothing(config: RunConfig, **rest: Any) -> Comparison:
+        caught.append(config)
+        return Comparison([])
+
+    monkeypatch.setattr(module, "run", run_nothing)
 
     def resolve(*arguments: str) -> RunConfig:
         outcome = command("run", *arguments)
@@ -166,6 +172,15 @@ def test_mistakes_are_messages(
         assert word.format(tmp=tmp_path) in outcome.err.replace("\n", " ")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_dead_network_is_an_exit_code(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(TINY)
+    arguments = ["--learning", "backprop", "--set", "training.learning_rates=1e30"]
+    for _ in range(2):  # also when all cells are done already
+        out = ["--out", str(tmp_path / "run")]
+        done = command("run", str(tmp_path / "config.yaml"), *out, *arguments)
+        assert done.code == 1 and "dead network: backprop | sequential" in done.out
 
 
 def test_run_and_compare(command: Any, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from continual_ep.experiments.checkpoint import (
 )
 from continual_ep.experiments.compare import FORMAT
 from continual_ep.experiments.config import RunConfig
+from continual_ep.experiments.dead import dead_network
 from continual_ep.experiments.randomness import preserved_rng, seed_everything
 from continual_ep.sleep import NightReport
 from continual_ep.streams import ContinualBenchmark
@@ -212,6 +213,7 @@ class CellRun:
     def _write_result(self, built: Built) -> None:
         record, benchmark = built.accuracy.record, self.benchmark
         model: Any = built.strategy.model
+        dead = None if self.cell.learning is None else self._dead(built)
         metrics = record.summary()
         if built.probe is not None:
             metrics |= built.probe.summary()
@@ -237,11 +239,19 @@ class CellRun:
             "kept_bytes_of": self.kept_bytes,
             "needs": self.cell.arm.needs._asdict(),
             "network": {"sizes": model.sizes, "description": repr(model)},
+            "dead": dead,
             "seconds": self.seconds,
         }
         write_csv(self.folder / "accuracies.csv", *_accuracy_table(record.to_dict()))
         write_csv(self.folder / "metrics.csv", ["metric", "value"], metrics.items())
         write_json(self.folder / RESULT, result)
+
+    def _dead(self, built: Built) -> str | None:
+        """Why the trained network is dead; also warns."""
+        reason = dead_network(built.strategy, self.benchmark.streams[self.config.evaluate])
+        if reason is not None:
+            self._emit("warning", message=f"the network is dead after training: {reason}")
+        return reason
 
     def _emit(self, kind: EventKind, **data: Any) -> None:
         self.listener(Event(self.cell.number, kind, data))

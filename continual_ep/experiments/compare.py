@@ -17,6 +17,7 @@ from continual_ep.metrics import (
     confidence_interval,
     paired_difference,
 )
+from continual_ep.sleep.diary import OUTCOMES
 
 #: Format of ``result.json``; raised when its meaning changes.
 FORMAT = 2
@@ -42,6 +43,8 @@ class Result(NamedTuple):
     probe: dict[str, Any] | None = None
     #: A summary of each night.
     nights: Sequence[dict[str, Any]] = ()
+    #: Why the trained network is dead; None for one that answers.
+    dead: str | None = None
 
     @property
     def class_order(self) -> list[int]:
@@ -70,6 +73,12 @@ class Group:
     def any_result(self) -> Result:
         """One of the results, for what all have in common."""
         return next(iter(self.results.values()))
+
+    @property
+    def nights(self) -> dict[str, int]:
+        """How many nights of all seeds were slept, weakened, restored, skipped."""
+        outcomes = [night.get("outcome") for r in self.results.values() for night in r.nights]
+        return {name: outcomes.count(name) for name in OUTCOMES if name in outcomes}
 
     @property
     def kept_bytes(self) -> int:
@@ -110,6 +119,12 @@ class Comparison:
     def of(self, name: str) -> list[Group]:
         """The groups of one learner."""
         return [group for group in self.groups if group.name == name]
+
+    @property
+    def dead(self) -> list[tuple[Group, Result]]:
+        """The cells whose network was dead after training."""
+        cells = [(group, result) for group in self.groups for result in group.results.values()]
+        return [(group, result) for group, result in cells if result.dead]
 
     def differences(self) -> list[Difference]:
         """Each arm minus sequential, and each arm with sleep minus the same arm without."""
@@ -197,6 +212,7 @@ def read_result(path: Path) -> Result:
             needs=dict(values["needs"]),
             probe=values.get("probe"),
             nights=list(values.get("nights", ())),
+            dead=values.get("dead"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -105,6 +105,7 @@ def show(comparison: Comparison, console: Console) -> None:
             "forgets": [_mean(group.interval("forgetting_max")) for group in groups],
             "hidden\nridge": [_mean(group.interval("probe_ridge")) for group in groups],
             "hidden\nncm": [_mean(group.interval("probe_ncm")) for group in groups],
+            "nights": [_nights(group) for group in groups],
             "kept": [readable_bytes(group.kept_bytes) for group in groups],
             "needs": [_needs(group) for group in groups],
         }
@@ -123,6 +124,20 @@ def show(comparison: Comparison, console: Console) -> None:
         "b boundaries of experiences, s stored samples.",
         highlight=False,
     )
+    if any(group.nights for group in comparison.groups):
+        console.print(
+            "Nights of all seeds: s slept, w weakened by the guard, r restored, – skipped as there was "
+            "nothing to recover; reasons in result.json.",
+            highlight=False,
+        )
+    for group, result in comparison.dead:
+        console.print(
+            f"dead network: {group.name} | {group.arm} | seed {result.seed}: {result.dead}. Its accuracy "
+            "means nothing: lower the learning rate, or look at the loss of the first experience",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if any(group.interval("probe_ridge") for group in comparison.groups):
         console.print(
             "Hidden: read-outs of the last hidden layer, fitted at the end to data of all "
@@ -160,6 +175,12 @@ def _differences(
         difference = comparison.difference(group.name, group.arm, than) if than else None
         cells.append(NOTHING if difference is None else _points(difference.interval))
     return cells
+
+
+def _nights(group: Group) -> str:
+    """``"4s 1–"``: four nights slept, one skipped."""
+    marks = {"slept": "s", "weakened": "w", "restored": "r", "skipped": "–"}
+    return " ".join(f"{n}{marks[name]}" for name, n in group.nights.items()) or NOTHING
 
 
 def _needs(group: Group) -> str:

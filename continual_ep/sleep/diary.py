@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ Report = TypeVar("Report", bound="NightReport")
 
 #: What became of a night. ``"weakened"``: a part of its change was kept; ``"restored"``: none of it.
 Outcome = Literal["slept", "weakened", "restored", "skipped"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True, eq=False)
