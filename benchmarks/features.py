@@ -128,7 +128,7 @@ def train(benchmark) -> None:
     inputs = int(np.prod(benchmark.input_shape))
     strategy = EPStrategy(
         sizes=[inputs, 256, benchmark.n_classes],
-        network={"gain": 1.0},
+        network={"readout": "activated", "gain": 1.0},
         train_mb_size=64,
         plugins=[BatchFeed()],
         evaluator=None,

@@ -62,7 +62,11 @@ def public_ep(**more) -> EquilibriumPropagation:
 def dendritic(hidden: list[int], **options) -> Callable[[torch.Generator], nn.Module]:
     learning = options.pop("learning", public_ep())
     return lambda generator: DendriticRNN(
-        [784, *hidden, 10], generator=generator, learning=learning, **options
+        [784, *hidden, 10],
+        readout="activated",
+        generator=generator,
+        learning=learning,
+        **options,
     )
 
 

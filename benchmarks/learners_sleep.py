@@ -18,8 +18,8 @@ from continual_ep.experiments.run import run
 
 EP = {"rule": "equilibrium-propagation", "beta": 0.15, "free_steps": 12, "nudged_steps": 4}
 LONGER = {**EP, "free_steps": 20, "nudged_steps": 8}
-LAYERED = {"hidden": [512], "gain": 0.45}
-DENDRITES = {"kind": "dendritic", "hidden": [256]}
+LAYERED = {"hidden": [512], "readout": "activated", "gain": 0.45}
+DENDRITES = {"kind": "dendritic", "hidden": [256], "readout": "activated"}
 PUBLISHED = {**DENDRITES, "feedback": "untied", "feedback_scale": 0.2}
 SLOW, FAST = [0.045, 0.009], [0.4, 0.05]
 

@@ -138,7 +138,7 @@ def step(sizes: list[int], stream: Any, epochs: int, fed_us: float) -> dict[str,
     watch = Watch()
     strategy = EPStrategy(
         sizes=sizes,
-        network={"gain": 1.0},
+        network={"readout": "activated", "gain": 1.0},
         plugins=[watch, BatchFeed()],
         evaluator=None,
         train_mb_size=BATCH,

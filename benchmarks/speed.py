@@ -129,10 +129,14 @@ def step_512(args: argparse.Namespace) -> Result:
 def step_dendritic(args: argparse.Namespace) -> Result:
     """Tied, for which the naive form has a primitive function; the untied step's time beside it."""
     torch.manual_seed(0)
-    result = against_naive(DendriticRNN([784, 256, 10], learning=RULE))
-    untied = DendriticRNN([784, 256, 10], feedback="untied", feedback_scale=0.2, learning=RULE)
+    result = against_naive(DendriticRNN([784, 256, 10], readout="activated", learning=RULE))
+    untied = DendriticRNN(
+        [784, 256, 10], readout="activated", feedback="untied", feedback_scale=0.2, learning=RULE
+    )
     x, y = batch_of(784, 10)
-    settled = DendriticRNN([784, 256, 10], learning=replace(RULE, tolerance=0.01, nudged_steps=4))
+    settled = DendriticRNN(
+        [784, 256, 10], readout="activated", learning=replace(RULE, tolerance=0.01, nudged_steps=4)
+    )
     times = in_turn(
         (lambda: gradients(untied, x, y), 12),
         (lambda: gradients(settled, x, y), 12),
@@ -342,7 +346,7 @@ def split_mnist(args: argparse.Namespace) -> Result:
         torch.manual_seed(0)
         strategy = EPStrategy(
             sizes=[784, 512, 10],
-            network={"gain": 0.45},
+            network={"readout": "activated", "gain": 0.45},
             beta=0.15,
             free_steps=12,
             nudged_steps=4,

@@ -15,12 +15,15 @@ for stream in mnist fashion-mnist "arrays:$data/kmnist.npz" "arrays:$data/cifar1
     continual-ep run "$here/split_mnist_plain.yaml" "${common[@]}" --stream "$stream" --out "$out/pixels-$name"
 done
 
-continual-ep run "$here/features.yaml" "${common[@]}" --stream "arrays:$data/imagenette_features.npz" \
-    --out "$out/features-imagenette-given"
-continual-ep run "$here/features.yaml" "${common[@]}" --stream "image-folder:$data/imagenette" "${backbone[@]}" \
-    --set stream.images.preprocessing="{resize: 256, crop: 224, $preprocessing}" --out "$out/features-imagenette"
-continual-ep run "$here/features.yaml" "${common[@]}" --stream "arrays:$data/cifar10.npz" "${backbone[@]}" \
-    --set stream.images.preprocessing="{resize: 96, crop: 96, $preprocessing}" --out "$out/features-cifar10"
+for network in features features_backprop; do
+    config=("$here/$network.yaml" "${common[@]}")
+    continual-ep run "${config[@]}" --stream "arrays:$data/imagenette_features.npz" \
+        --out "$out/$network-imagenette-given"
+    continual-ep run "${config[@]}" --stream "image-folder:$data/imagenette" "${backbone[@]}" \
+        --set stream.images.preprocessing="{resize: 256, crop: 224, $preprocessing}" --out "$out/$network-imagenette"
+    continual-ep run "${config[@]}" --stream "arrays:$data/cifar10.npz" "${backbone[@]}" \
+        --set stream.images.preprocessing="{resize: 96, crop: 96, $preprocessing}" --out "$out/$network-cifar10"
+done
 
 continual-ep run "$here/split_mnist_plain.yaml" "${common[@]}" --stream mnist,fashion-mnist \
     --scenario domain-incremental --set stream.experiences=2 --out "$out/cross-modal"
