@@ -293,13 +293,13 @@ def test_check_gradients_of_a_network_of_ones_own(
 ) -> None:
     (tmp_path / "my_network.py").write_text(
         "import torch\n"
-        "from continual_ep.learning import SquaredError\n"
+        "from continual_ep.learning import CrossEntropy\n"
         "from continual_ep.networks import MRNN\n"
         "def make():\n"
         "    generator = torch.Generator().manual_seed(0)\n"
         "    x = torch.rand(5, 4, generator=generator).double()\n"
         "    network = MRNN([4, 6, 3], generator=generator).double()\n"
-        "    return network, x, torch.tensor([0, 1, 2, 0, 1]), SquaredError()\n"
+        "    return network, x, torch.tensor([0, 1, 2, 0, 1]), CrossEntropy()\n"
         "def wrong():\n"
         "    return 1\n"
     )

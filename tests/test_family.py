@@ -232,6 +232,7 @@ def test_tied_dendrites_have_the_exact_gradient_and_the_published_rule_has_not(s
     tied, published = (
         DendriticRNN(
             sizes,
+            readout="activated",
             branches=4,
             feedback=feedback,
             feedback_scale=scale,
@@ -254,6 +255,7 @@ def test_the_published_dendritic_update_by_its_formula():
     rule = EquilibriumPropagation(0.1, free_steps=40, nudged_steps=40, nudging="loss")
     network = DendriticRNN(
         [12, 6, 4],
+        readout="activated",
         branches=3,
         feedback="untied",
         feedback_scale=0.2,
@@ -292,7 +294,9 @@ def test_the_published_dendritic_update_by_its_formula():
 
 
 def test_synapses_that_do_not_exist_never_appear():
-    network = DendriticRNN([12, 6, 4], fan_in=0.3, feedback="untied", generator=generator())
+    network = DendriticRNN(
+        [12, 6, 4], readout="activated", fan_in=0.3, feedback="untied", generator=generator()
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     x, y = data()
     for _ in range(3):
@@ -301,7 +305,9 @@ def test_synapses_that_do_not_exist_never_appear():
         optimizer.step()
     for _, _, connection in network.links:
         assert not bool((connection.weight * (1 - connection.mask)).any())
-    published = DendriticRNN([784, 256, 10], feedback="untied", feedback_scale=0.2)
+    published = DendriticRNN(
+        [784, 256, 10], readout="activated", feedback="untied", feedback_scale=0.2
+    )
     assert published.active_parameters == 817_744
 
 
@@ -351,7 +357,10 @@ def test_fixed_points_do_not_depend_on_time_steps(make):
 
 
 def test_time_steps_are_saved_with_the_network():
-    one, two = (MRNN([12, 8, 4], dt=TimeSteps(), generator=generator(seed)) for seed in (0, 1))
+    one, two = (
+        MRNN([12, 8, 4], readout="activated", dt=TimeSteps(), generator=generator(seed))
+        for seed in (0, 1)
+    )
     two.load_state_dict(one.state_dict())
     x = data()[0].float()
     assert torch.equal(one(x), two(x))
@@ -395,14 +404,16 @@ def test_with_weak_feedback_it_is_back_propagation(scale):
 
 
 def test_contrastive_hebbian_learning_needs_a_target():
-    network = MRNN([12, 8, 4], learning=ContrastiveHebbian())
+    network = MRNN([12, 8, 4], readout="activated", learning=ContrastiveHebbian())
     x, y = data()
     for criterion in (CrossEntropy(), torch.nn.CrossEntropyLoss()):
         with pytest.raises(ConfigurationError, match="needs SquaredError"):
             criterion(network(x.float()), y).backward()
-    with pytest.raises(ConfigurationError, match="needs SquaredError"):
-        outside = MRNN([12, 8, 4], readout="softmax", learning=ContrastiveHebbian())
-        SquaredError()(outside(x.float()), y).backward()
+    with pytest.raises(ConfigurationError, match="knows the output's target"):
+        MRNN([12, 8, 4], readout="softmax", learning=ContrastiveHebbian())
+    with pytest.raises(ConfigurationError, match="knows the output's target"):
+        MRNN([12, 8, 4]).learning = ContrastiveHebbian()
+    assert MRNN([12, 8, 4], learning=ContrastiveHebbian()).readout == "activated"
 
 
 @pytest.mark.parametrize("rule", [EquilibriumPropagation, ContrastiveHebbian])
@@ -413,6 +424,7 @@ def test_adaptation_pulls_the_teaching_states_back(rule):
     for steps in (0, 5, 20, 400):
         network = MRNN(
             [12, 8, 4],
+            readout="activated",
             dt=0.1,
             learning=rule(free_steps=800, adaptation_steps=steps),
             generator=generator(),
@@ -428,7 +440,9 @@ def test_adaptation_pulls_the_teaching_states_back(rule):
 def test_an_adapted_step_by_its_formula():
     from continual_ep.learning.adaptation import adapted
 
-    network = MRNN([12, 8, 4], dt=0.3, order="synchronous", generator=generator()).double()
+    network = MRNN(
+        [12, 8, 4], readout="activated", dt=0.3, order="synchronous", generator=generator()
+    ).double()
     x, _ = data()
     clamped = network.clamp(x)
     free = network.settle(x, steps=50).states
@@ -455,7 +469,9 @@ def glorot(sizes):
     ],
 )
 def test_corrected_tied_feedback_has_the_exact_gradient_however_it_is_scaled(network):
-    network = network(activation="shifted-sigmoid", generator=generator()).double()
+    network = network(
+        activation="shifted-sigmoid", readout="activated", generator=generator()
+    ).double()
     network.learning = exact(corrected=True)
     report = check_gradients(network, *data(), SquaredError())
     assert report.worst.relative_error < 1e-5
@@ -642,8 +658,12 @@ def test_impossible_options_of_the_rule():
 @pytest.mark.parametrize(
     "network",
     [
-        lambda rule: MRNN([12, 9, 7, 4], activation="tanh", bias=True, learning=rule),
-        lambda rule: DendriticRNN([12, 9, 7, 4], activation="shifted-sigmoid", learning=rule),
+        lambda rule: MRNN(
+            [12, 9, 7, 4], readout="activated", activation="tanh", bias=True, learning=rule
+        ),
+        lambda rule: DendriticRNN(
+            [12, 9, 7, 4], readout="activated", activation="shifted-sigmoid", learning=rule
+        ),
         lambda rule: ConvolutionalRNN((3, 4), [2], 4, kernel=2, learning=rule, activation="tanh"),
     ],
 )
@@ -683,7 +703,7 @@ def accuracy_on(network, x, y):
 @pytest.mark.filterwarnings("ignore:the free phase did not settle", "ignore:the adjoint did not")
 def test_choices_combine_freely(network, order, dt, rule):
     if isinstance(rule, ContrastiveHebbian) and dt == 1.0:
-        network_ = MRNN([12, 8, 4], learning=rule)
+        network_ = MRNN([12, 8, 4], readout="activated", learning=rule)
         with pytest.raises(ConfigurationError, match="dt below 1"):
             SquaredError()(network_(data()[0].float()), data()[1]).backward()
         return
@@ -713,7 +733,7 @@ def gradient_of(network, order, dt, rule):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: DendriticRNN([64, 40, 10], branches=2, generator=generator()),
+        lambda: DendriticRNN([64, 40, 10], readout="activated", branches=2, generator=generator()),
         lambda: MRNN([64, 20, 10], dt=TimeSteps(), readout="activated", generator=generator()),
         lambda: MRNN(
             [64, 20, 10], readout="activated", learning=ContrastiveHebbian(), generator=generator()
@@ -821,8 +841,8 @@ def test_gates_are_found_once_and_change_nothing(make, order, monkeypatch):
     "make",
     [
         lambda: convolutional("max", learning=EquilibriumPropagation(nudging="loss")),
-        lambda: DendriticRNN([200, 9, 8, 3], generator=generator()).double(),
-        lambda: MRNN([200, 9, 8, 3], generator=generator()).double(),
+        lambda: DendriticRNN([200, 9, 8, 3], readout="activated", generator=generator()).double(),
+        lambda: MRNN([200, 9, 8, 3], readout="activated", generator=generator()).double(),
     ],
 )
 def test_prediction_in_inference_mode_leaves_training_as_it_was(make):

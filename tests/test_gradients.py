@@ -284,12 +284,14 @@ def test_other_criteria_add_to_the_force_of_loss_nudging():
     assert relative_error(found, exact) < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:cross-entropy makes logits grow")
 def test_loss_nudging_refuses_a_loss_it_cannot_follow():
     network, (x, y) = make(1, learning=converged(0.1, nudging="loss")), batch()
     with pytest.raises(ConfigurationError, match="nudging='force'"):
         torch.nn.functional.cross_entropy(network(x), y).backward()
 
 
+@pytest.mark.filterwarnings("ignore:cross-entropy makes logits grow")
 def test_ordinary_criteria_work_with_force_nudging():
     network, (x, y) = make(2), batch()
     criterion = torch.nn.functional.cross_entropy
@@ -446,7 +448,7 @@ def test_an_infinite_nudge_is_refused():
 def test_a_step_has_no_products_but_those_it_needs(wants_input):
     batch, inputs, hidden, outputs, free, nudged = 4, 7, 5, 3, 6, 2
     rule = EquilibriumPropagation(0.1, free_steps=free, nudged_steps=nudged)
-    network = MRNN([inputs, hidden, outputs], learning=rule)
+    network = MRNN([inputs, hidden, outputs], readout="activated", learning=rule)
     x = torch.rand(batch, inputs, requires_grad=wants_input)
     y = torch.randint(outputs, (batch,))
     with FlopCounterMode(display=False) as counter:
@@ -460,7 +462,7 @@ def test_a_step_has_no_products_but_those_it_needs(wants_input):
 
 def test_dendrites_drive_their_first_branches_once():
     rule = EquilibriumPropagation(0.1, free_steps=6, nudged_steps=2)
-    network = DendriticRNN([7, 5, 3], branches=4, learning=rule)
+    network = DendriticRNN([7, 5, 3], readout="activated", branches=4, learning=rule)
     x, y = torch.rand(4, 7), torch.randint(3, (4,))
     with FlopCounterMode(display=False) as counter:
         SquaredError()(network(x), y).backward()

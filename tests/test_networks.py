@@ -29,7 +29,10 @@ RULES = [
     EquilibriumGradient(),
 ]
 MAKERS = [
-    *(lambda rule=rule: MRNN([6, 5, 4], bias=True, learning=rule) for rule in RULES),
+    *(
+        lambda rule=rule: MRNN([6, 5, 4], readout="activated", bias=True, learning=rule)
+        for rule in RULES
+    ),
     lambda: MRNN([6, 5, 4], readout="softmax", feedback="untied"),
     lambda: MRNN([6, 5, 5, 4], readout="softmax", feedback="untied", bias=True),
     lambda: MLP([6, 5, 4], bias=True, dropout=0.2),
@@ -43,10 +46,14 @@ def network(request):
     return MAKERS[request.param]()
 
 
+def criterion_for(network):
+    return CrossEntropy() if network.readout == "softmax" else SquaredError()
+
+
 def step(network, x, y):
     torch.manual_seed(1)
     network.zero_grad()
-    SquaredError()(network(x), y).backward()
+    criterion_for(network)(network(x), y).backward()
     return [p.grad.clone() for p in network.parameters()]
 
 
@@ -105,7 +112,7 @@ def test_images_are_flattened(network):
 
 def test_frozen_parameters_get_no_gradient(network):
     network.weights[0].requires_grad_(False)
-    SquaredError()(network(data()[0]), data()[1]).backward()
+    criterion_for(network)(network(data()[0]), data()[1]).backward()
     assert network.weights[0].grad is None
     assert network.weights[1].grad is not None
 
@@ -177,7 +184,7 @@ def test_inputs_that_do_not_fit_are_refused(network, x, message):
 
 
 def test_initial_weights_lie_within_the_gain():
-    network = MRNN([400, 100, 10], gain=[0.5, 2.0], bias=True)
+    network = MRNN([400, 100, 10], readout="activated", gain=[0.5, 2.0], bias=True)
     for weight, gain in zip(network.weights, (0.5, 2.0), strict=True):
         bound = gain / math.sqrt(weight.shape[1])
         assert 0.95 * bound < float(weight.detach().abs().max()) <= bound
@@ -189,7 +196,7 @@ def test_a_generator_decides_the_initial_weights():
     def weights(seed):
         generator = torch.Generator().manual_seed(seed)
         before = torch.get_rng_state()
-        network = MRNN([5, 4, 3], feedback="untied", generator=generator)
+        network = MRNN([5, 4, 3], readout="activated", feedback="untied", generator=generator)
         assert torch.equal(before, torch.get_rng_state())
         return torch.cat([p.flatten() for p in network.parameters()])
 
@@ -237,7 +244,7 @@ def test_softmax_readout_learns_by_the_cross_entropy_gradient():
 
 
 def test_a_changed_parameter_between_forward_and_backward_is_noticed():
-    network = MRNN([6, 5, 4])
+    network = MRNN([6, 5, 4], readout="activated")
     x, y = data()
     loss = SquaredError()(network(x), y)
     with torch.no_grad():
@@ -249,18 +256,24 @@ def test_a_changed_parameter_between_forward_and_backward_is_noticed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MRNN([6]), "make no network"),
-        (lambda: MRNN([6, 0, 3]), "make no network"),
+        (lambda: MRNN([6], readout="activated"), "make no network"),
+        (lambda: MRNN([6, 0, 3], readout="activated"), "make no network"),
         (lambda: MRNN([6, 3], readout="softmax"), "hidden layer"),
-        (lambda: MRNN([6, 5, 3], activation="relu"), "hard-sigmoid"),
+        (lambda: MRNN([6, 5, 3], readout="activated", activation="relu"), "hard-sigmoid"),
         (lambda: MRNN([6, 5, 3], readout="argmax"), "readout"),
-        (lambda: MRNN([6, 5, 3], feedback="loose"), "feedback"),
-        (lambda: MRNN([6, 5, 3], gain=[1.0]), "gain"),
-        (lambda: MRNN([6, 5, 3], dt=0.0), "dt"),
-        (lambda: MRNN([6, 5, 3], order="zigzag"), "order"),
-        (lambda: MRNN([6, 5, 3], order="sweep", relaxation=Relaxation()), "part of the relaxation"),
-        (lambda: MRNN([6, 5, 3], dt=0.5, relaxation=Relaxation()), "dt=0.5"),
-        (lambda: MRNN([6, 5, 3], learning=Backprop()), "Backprop is for an MLP"),
+        (lambda: MRNN([6, 5, 3], readout="activated", feedback="loose"), "feedback"),
+        (lambda: MRNN([6, 5, 3], readout="activated", gain=[1.0]), "gain"),
+        (lambda: MRNN([6, 5, 3], readout="activated", dt=0.0), "dt"),
+        (lambda: MRNN([6, 5, 3], readout="activated", order="zigzag"), "order"),
+        (
+            lambda: MRNN([6, 5, 3], readout="activated", order="sweep", relaxation=Relaxation()),
+            "part of the relaxation",
+        ),
+        (lambda: MRNN([6, 5, 3], readout="activated", dt=0.5, relaxation=Relaxation()), "dt=0.5"),
+        (
+            lambda: MRNN([6, 5, 3], readout="activated", learning=Backprop()),
+            "Backprop is for an MLP",
+        ),
         (lambda: MLP([6, 5, 3], learning=EquilibriumPropagation()), "no dynamics"),
         (lambda: MLP([6, 5, 3], dropout=1.0), "dropout"),
         (lambda: MLP([6, 5, 3], dropout_rescale="never"), "evaluation"),
@@ -274,13 +287,13 @@ def test_impossible_networks_are_refused(make, message):
 
 
 def test_untied_feedback_has_no_primitive_function():
-    network = MRNN([6, 5, 4], feedback="untied")
+    network = MRNN([6, 5, 4], readout="activated", feedback="untied")
     with pytest.raises(ConfigurationError, match="no primitive"):
         network.primitive(data()[0], network.settle(data()[0]).states)
 
 
 def test_primitive_by_hand():
-    network = MRNN([1, 1, 1], bias=True)
+    network = MRNN([1, 1, 1], readout="activated", bias=True)
     with torch.no_grad():
         for parameter, value in zip(network.parameters(), (2.0, 3.0, 0.5, -1.0), strict=True):
             parameter.fill_(value)
@@ -302,24 +315,28 @@ def test_networks_move_to_the_gpu(network):
 @pytest.mark.parametrize("sizes", [[30.7, 2], [True, 2], ["4", 2]])
 def test_sizes_are_whole_numbers(sizes):
     with pytest.raises(ConfigurationError, match="whole numbers"):
-        MRNN(sizes)
+        MRNN(sizes, readout="activated")
 
 
 @pytest.mark.parametrize("gain", [-1.0, float("nan"), [1.0, float("inf")]])
 def test_gains_are_finite_and_not_negative(gain):
     with pytest.raises(ConfigurationError, match="gain"):
-        MRNN([4, 3, 2], gain=gain)
+        MRNN([4, 3, 2], readout="activated", gain=gain)
 
 
 def test_a_gain_may_be_a_numpy_scalar():
-    weights = MRNN([4, 3, 2], gain=np.float32(0.0)).weights
+    weights = MRNN([4, 3, 2], readout="activated", gain=np.float32(0.0)).weights
     assert all(not weight.any() for weight in weights)
 
 
 @pytest.mark.parametrize("rule", [EquilibriumPropagation(), BPTT(), EquilibriumGradient()])
 def test_autocast_leaves_a_recurrent_network_in_full_precision(rule):
     torch.manual_seed(0)
-    network, x, y = MRNN([6, 5, 3], learning=rule), torch.rand(4, 6), torch.tensor([0, 1, 2, 0])
+    network, x, y = (
+        MRNN([6, 5, 3], readout="activated", learning=rule),
+        torch.rand(4, 6),
+        torch.tensor([0, 1, 2, 0]),
+    )
     SquaredError()(network(x), y).backward()
     expected = [p.grad.clone() for p in network.parameters()]
     network.zero_grad()

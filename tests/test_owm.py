@@ -67,7 +67,7 @@ def test_directions_that_were_active_are_not_learned():
     ("network", "x"),
     [
         (MLP([6, 5, 3], bias=True), torch.rand(4, 6)),
-        (MRNN([6, 5, 3], learning=RULE, bias=True), torch.rand(4, 6)),
+        (MRNN([6, 5, 3], readout="activated", learning=RULE, bias=True), torch.rand(4, 6)),
         (MRNN([6, 5, 3], learning=RULE, readout="softmax"), torch.rand(4, 6)),
         (CNN((1, 8, 8), [3, 4], 3, kernel=3, padding=1), torch.rand(4, 1, 8, 8)),
         (ConvolutionalRNN((1, 8, 8), [3], 3, kernel=3, learning=RULE), torch.rand(4, 1, 8, 8)),
@@ -79,6 +79,7 @@ def test_directions_that_were_active_are_not_learned():
     ],
     ids=["mlp", "mrnn", "mrnn-softmax", "cnn", "convolutional", "feedback-regulated", "modules"],
 )
+@pytest.mark.filterwarnings("ignore:cross-entropy needs logits")
 def test_activities_lie_in_the_span_of_the_gradients(network, x):
     """Each row of a layer's gradient is a combination of the activities below it."""
     parts = visible_activities(network, x)
@@ -99,7 +100,7 @@ def test_activities_lie_in_the_span_of_the_gradients(network, x):
 
 
 def test_activities_of_a_recurrent_network_are_those_of_its_free_phase():
-    network = MRNN([6, 5, 3], learning=RULE, feedback="untied")
+    network = MRNN([6, 5, 3], readout="activated", learning=RULE, feedback="untied")
     x = torch.rand(4, 6)
     states = network.settle(x).states
     parts = {part.weight: part for part in visible_activities(network, x)}
@@ -180,7 +181,7 @@ def test_layers_that_cannot_be_seen_are_refused(benchmark):
     assembly.add("owm", OWM())
     with pytest.raises(ConfigurationError, match=r"cannot see the inputs of 1\.weight, 1\.bias"):
         assembly.strategy(silent_evaluator()).train(benchmark.train_stream[0])
-    cables = DendriticRNN([8, 6, 3], cables=True, learning=RULE)
+    cables = DendriticRNN([8, 6, 3], readout="activated", cables=True, learning=RULE)
     with pytest.raises(ConfigurationError, match="cable"):
         OWM()._seen(cables, torch.rand(2, 8))
 

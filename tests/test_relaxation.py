@@ -15,7 +15,7 @@ from continual_ep.relaxation import ORDERS, Relaxation, reference_settle, settle
 
 def hand_network(**options):
     """1-1-1: W_1 = 0.5, W_2 = 0.4; hard sigmoid, linear readout."""
-    network = MRNN([1, 1, 1], **options)
+    network = MRNN([1, 1, 1], **{"readout": "linear", **options})
     with torch.no_grad():
         network.weights[0].fill_(0.5)
         network.weights[1].fill_(0.4)
@@ -55,7 +55,14 @@ def test_residual_is_the_largest_change_of_the_last_step():
 )
 def test_red_black_is_bit_for_bit_the_synchronous_trajectory(hidden, steps, activation, bias, seed):
     generator = torch.Generator().manual_seed(seed)
-    network = MRNN([5, *hidden, 3], activation=activation, bias=bias, gain=2.0, generator=generator)
+    network = MRNN(
+        [5, *hidden, 3],
+        readout="activated",
+        activation=activation,
+        bias=bias,
+        gain=2.0,
+        generator=generator,
+    )
     x = torch.rand(4, 5, generator=generator)
     red_black = network.settle(x, steps=steps).states
     network.relaxation = Relaxation("synchronous")
@@ -83,7 +90,13 @@ def test_settling_equals_the_reference(activation, readout, dt):
 @pytest.mark.parametrize("feedback", ["tied", "untied"])
 def test_every_order_and_time_step_has_the_same_fixed_point(order, dt, feedback):
     network = MRNN(
-        [5, 6, 4, 3], order=order, dt=dt, feedback=feedback, bias=True, gain=0.8
+        [5, 6, 4, 3],
+        readout="activated",
+        order=order,
+        dt=dt,
+        feedback=feedback,
+        bias=True,
+        gain=0.8,
     ).double()
     x = torch.rand(3, 5, dtype=torch.double)
     states = network.settle(x, steps=3000, tolerance=1e-14).states
@@ -103,7 +116,7 @@ def test_every_layer_moves_once_per_step():
 
 
 def test_tolerance_stops_early_and_start_is_left_alone():
-    network = MRNN([5, 6, 3], gain=0.5).double()
+    network = MRNN([5, 6, 3], readout="activated", gain=0.5).double()
     x = torch.rand(3, 5, dtype=torch.double)
     settled = network.settle(x, steps=500, tolerance=1e-9)
     assert settled.steps < 100
@@ -135,7 +148,7 @@ def test_one_warning_when_the_free_phase_does_not_settle():
 
 
 def test_no_warning_when_it_settles():
-    network = MRNN([5, 6, 3], gain=0.5)
+    network = MRNN([5, 6, 3], readout="activated", gain=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         network(torch.rand(3, 5))
@@ -146,7 +159,7 @@ def test_no_warning_when_it_settles():
 @pytest.mark.parametrize("rule", [EquilibriumPropagation(0.1), BPTT(10)])
 def test_divergence_names_the_cause(rule):
     """A NaN in W_2 comes down by the feedback, 0 * NaN, already in the first step."""
-    network = MRNN([5, 6, 3], learning=rule)
+    network = MRNN([5, 6, 3], readout="activated", learning=rule)
     with torch.no_grad():
         network.weights[1][0, 0] = float("nan")
     with pytest.raises(DivergenceError, match=r"layer 1 at step 1.*weights\[1\].*learning rate"):

@@ -286,7 +286,7 @@ def test_fewer_bits_in_products_and_all_bits_in_states(kind):
     model = {
         "mrnn": lambda: network(),
         "dendritic": lambda: DendriticRNN(
-            [6, 8, 3], branches=2, learning=RULE, generator=generator(1)
+            [6, 8, 3], readout="activated", branches=2, learning=RULE, generator=generator(1)
         ),
         "ensemble": lambda: Ensemble([network(seed=s) for s in range(2)]),
     }[kind]()

@@ -270,7 +270,8 @@ class RunConfig(Options):
             )
         if rule.needs_target and network.options.readout == "softmax":
             raise ConfigurationError(
-                f"{learning.rule} knows the output's target: no softmax readout"
+                f"{learning.rule} knows the output's target: no softmax readout; network.readout: null "
+                "takes the one that fits"
             )
         rates = learning.learning_rates or self.training.learning_rates
         layers = 1 + network.options.depth

@@ -67,8 +67,10 @@ class SettlingOptions(Relaxation, NetworkOptions):
     """What all networks have that settle."""
 
     activation: HiddenActivation = option("hard-sigmoid", "of the hidden layers")
-    readout: Literal["linear", "activated", "softmax"] = option(
-        "activated", "softmax: logits outside of the dynamics, for cross-entropy"
+    readout: Literal["linear", "activated", "softmax"] | None = option(
+        None,
+        "null: softmax, logits outside of the dynamics, for cross-entropy; or activated, for rules that "
+        "hold the output at its target",
     )
     feedback: Literal["tied", "untied", "random", "none"] = option("tied", "weights back down")
     feedback_scale: float = option(1.0, "in front of what comes back", ge=0)
@@ -149,9 +151,6 @@ class ConvolutionalOptions(SettlingOptions):
     """A convolutional recurrent network."""
 
     convolutions: ConvolutionOptions = option(ConvolutionOptions, "convolutional layers")
-    readout: Literal["linear", "activated", "softmax"] = option(
-        "softmax", "softmax: logits outside of the dynamics, for cross-entropy"
-    )
     gain: float = option(0.45, "scale of the initial weights", gt=0)
 
     @property
@@ -173,7 +172,9 @@ class FeedbackRegulatedOptions(SettlingOptions, DenseOptions):
     residuals: bool = option(False, "symmetric skips of three layers")
     random_links: float = option(0.0, "probability of further connections", ge=0, le=1)
     activation: HiddenActivation = option("tanh", "of the hidden layers")
-    readout: Literal["softmax"] = option("softmax", "logits outside of the dynamics")
+    readout: Literal["softmax"] = option(  # type: ignore[assignment]
+        "softmax", "logits outside of the dynamics"
+    )
     feedback_scale: float = option(0.01, "in front of what comes back", ge=0)
     order: Literal["red-black", "synchronous", "sweep"] = option("synchronous", "order of updates")
 
@@ -229,7 +230,7 @@ class AutoOptions(MRNNOptions, MLPOptions):
         None, "of the hidden layers; null: hard-sigmoid (mrnn) or relu (mlp)"
     )
     readout: Literal["linear", "activated", "straight-through", "softmax"] | None = option(  # type: ignore[assignment]
-        None, "null: activated (mrnn) or linear (mlp)"
+        None, "null: that of an mrnn, or linear (mlp)"
     )
 
 

@@ -53,6 +53,7 @@ class PredictiveHebbian(SecondPhaseRule):
             )
 
     def check(self, network: SettlingNetwork) -> None:
+        super().check(network)
         require_layers(self, network)
 
     def free_phase(self, network: SettlingNetwork, clamped: ClampedDynamics) -> Settled:

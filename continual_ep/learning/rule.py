@@ -78,8 +78,18 @@ class RecurrentRule(Options, ABC):
         """Whether its phases always do the same work, so that they can be recorded."""
         return False
 
-    def check(self, network: SettlingNetwork) -> None:  # most rules fit every network
+    @property
+    def default_readout(self) -> str:
+        """The readout of a network that is not given one, see :class:`~continual_ep.networks.MRNN`."""
+        return "activated" if self.needs_target else "softmax"
+
+    def check(self, network: SettlingNetwork) -> None:
         """:raises ConfigurationError: for a network that cannot learn by this rule."""
+        if self.needs_target and network.readout_parameters is not None:
+            raise ConfigurationError(
+                f"{type(self).__name__} knows the output's target, and a softmax readout is outside of "
+                "the dynamics: use readout='activated' with SquaredError"
+            )
 
     @abstractmethod
     def settled_output(self, network: SettlingNetwork, x: Tensor) -> Tensor:

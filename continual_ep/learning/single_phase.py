@@ -37,6 +37,7 @@ class DirectCostFeedback(SecondPhaseRule):
     tolerance: float | None = option(None, "stop the phase when it moves less; null: never", gt=0)
 
     def check(self, network: SettlingNetwork) -> None:
+        super().check(network)
         require_layers(self, network)
 
     def gradients(

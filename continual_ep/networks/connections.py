@@ -36,6 +36,12 @@ Gradients = list[tuple[nn.Parameter, Tensor]]
 Gates = Tensor | None
 
 
+def check_feedback(feedback: str) -> None:
+    """:raises ConfigurationError: for an unknown kind of feedback."""
+    if feedback not in FEEDBACKS:
+        raise ConfigurationError(f"feedback {feedback!r} is unknown; choose one of {FEEDBACKS}")
+
+
 class Connection(nn.Module):
     r"""Synapses from a source layer onto a target layer.
 
@@ -54,8 +60,7 @@ class Connection(nn.Module):
 
     def __init__(self, feedback: str = "tied", feedback_scale: float = 1.0) -> None:
         super().__init__()
-        if feedback not in FEEDBACKS:
-            raise ConfigurationError(f"feedback {feedback!r} is unknown; choose one of {FEEDBACKS}")
+        check_feedback(feedback)
         if not 0 <= feedback_scale < math.inf:
             raise ConfigurationError(
                 f"feedback_scale is {feedback_scale}; it must be finite, and 0 or more"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.connections import (
     Connection,
@@ -26,10 +27,12 @@ from continual_ep.networks.connections import (
     Gradients,
     Values,
     Weights,
+    check_feedback,
     per_sample,
     uniform,
 )
 from continual_ep.networks.graph import RecurrentNetwork
+from continual_ep.networks.recurrent import readout_for
 from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.synapses import Kernel, Pooling, Synapses
 
@@ -241,8 +244,7 @@ class ConvolutionalRNN(RecurrentNetwork):
     :param classes: outputs.
     :param kernel: side of the kernels, one or one for each layer; likewise ``padding``.
     :param pool: ``"max"``, ``"average"``, ``"soft"`` or ``"none"``, with windows of ``pool_size``.
-    :param readout: ``"softmax"`` (outside of the dynamics, for cross-entropy), ``"linear"`` or
-        ``"activated"`` (a layer of the dynamics, for squared error).
+    :param readout: see :class:`~continual_ep.networks.MRNN`.
 
     Other arguments:
 
@@ -268,13 +270,16 @@ class ConvolutionalRNN(RecurrentNetwork):
         gain: float = 0.45,
         bias: bool = True,
         activation: str = "hard-sigmoid",
-        readout: str = "softmax",
+        readout: str | None = None,
         learning: RecurrentRule | None = None,
         relaxation: Relaxation | None = None,
         order: str | None = None,
         dt: float | TimeSteps | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        check_feedback(feedback)  # which a single layer below a softmax readout has none of
+        learning = learning or EquilibriumPropagation()
+        readout = readout_for(readout, learning)
         depth = len(channels)
         kernels, paddings, pools = (each_layer(v, depth) for v in (kernel, padding, pool))
         shapes: list[tuple[int, ...]] = [image_shape(input_shape)]

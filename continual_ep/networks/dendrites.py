@@ -20,10 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError
+from continual_ep.learning.equilibrium_propagation import EquilibriumPropagation
 from continual_ep.learning.rule import RecurrentRule
-from continual_ep.networks.connections import Connection, Gates, Gradients, Values, Weights, uniform
+from continual_ep.networks.connections import (
+    Connection,
+    Gates,
+    Gradients,
+    Values,
+    Weights,
+    check_feedback,
+    uniform,
+)
 from continual_ep.networks.graph import RecurrentNetwork
 from continual_ep.networks.layered import per_layer, validated_sizes
+from continual_ep.networks.recurrent import readout_for
 from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.synapses import Pooling, Synapses
 
@@ -312,7 +322,8 @@ class DendriticRNN(RecurrentNetwork):
     :param gain: of the initial weights, one or one for each layer. Branches dilute what differs between
         inputs; deep networks want gains above the published 1, about 3, in all layers but the first.
     :param bias: give branches biases, as published. Sleep works better without.
-    :param activation, readout, relaxation, order, dt: see :class:`RecurrentNetwork`.
+    :param readout: see :class:`~continual_ep.networks.MRNN`.
+    :param activation, relaxation, order, dt: see :class:`RecurrentNetwork`.
     :param generator: for weights, masks and time steps; default torch's global one.
     :raises ConfigurationError: values that cannot work.
     """
@@ -332,13 +343,16 @@ class DendriticRNN(RecurrentNetwork):
         gain: float | Sequence[float] = 1.0,
         bias: bool = True,
         activation: str = "hard-sigmoid",
-        readout: str = "activated",
+        readout: str | None = None,
         learning: RecurrentRule | None = None,
         relaxation: Relaxation | None = None,
         order: str | None = None,
         dt: float | TimeSteps | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
+        check_feedback(feedback)  # which a single hidden layer below a softmax readout has none of
+        learning = learning or EquilibriumPropagation()
+        readout = readout_for(readout, learning)
         outside = readout == "softmax"
         units = validated_sizes(sizes, hidden=1 if outside else 0)
         inside = units[:-1] if outside else units

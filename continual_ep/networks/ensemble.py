@@ -48,7 +48,7 @@ class Ensemble(RecurrentModule):
                 )
         self.count = len(members)
         self.activations = first.activations
-        self.sizes = first.sizes
+        self.sizes, self.readout = first.sizes, first.readout
         self._template = [copy.deepcopy(first)]  # in a list, so that it is no part of this module
         names = [name for name, _ in first.named_parameters()]
         self.parameters_by_name = nn.ParameterDict()
@@ -136,7 +136,7 @@ class Ensemble(RecurrentModule):
 
     @property
     def readout_parameters(self) -> tuple[Tensor, Tensor | None] | None:
-        if self._template[0].readout != "softmax":
+        if self.readout != "softmax":
             return None
         biases = self._stacked("biases_")
         return self._stacked("weights_")[-1], biases[-1] if biases else None

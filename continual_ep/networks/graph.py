@@ -14,7 +14,7 @@ from continual_ep.learning.rule import RecurrentRule
 from continual_ep.networks.clamped_graph import ClampedGraph, Wiring
 from continual_ep.networks.connections import Connection, Link
 from continual_ep.networks.layered import checked_values, per_layer
-from continual_ep.networks.recurrent import READOUTS, RecurrentModule, relaxation_from
+from continual_ep.networks.recurrent import RecurrentModule, readout_for, relaxation_from
 from continual_ep.relaxation import Relaxation
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.relaxation.time_steps import TimeSteps
@@ -32,7 +32,8 @@ class RecurrentNetwork(RecurrentModule):
     :param links: who is wired to whom.
     :param activation: of the hidden layers, by name.
     :param readout: ``"linear"``, ``"activated"`` or ``"softmax"``, as of
-        :class:`~continual_ep.networks.MRNN`; a softmax readout is outside of the dynamics.
+        :class:`~continual_ep.networks.MRNN`; a softmax readout is outside of the dynamics. Default: softmax
+        if ``classes`` is given, else the last layer is the output, activated.
     :param classes: outputs of a softmax readout.
     :param learning: the learning rule; default
         :class:`~continual_ep.learning.EquilibriumPropagation`.
@@ -50,7 +51,7 @@ class RecurrentNetwork(RecurrentModule):
         links: Sequence[tuple[int, int, Connection]],
         *,
         activation: str = "hard-sigmoid",
-        readout: str = "activated",
+        readout: str | None = None,
         classes: int | None = None,
         learning: RecurrentRule | None = None,
         relaxation: Relaxation | None = None,
@@ -63,9 +64,8 @@ class RecurrentNetwork(RecurrentModule):
             learning or EquilibriumPropagation(), relaxation_from(relaxation, order, dt)
         )
         self.shapes = [tuple(shape) for shape in shapes]
-        if readout not in READOUTS:
-            raise ConfigurationError(f"readout {readout!r} is unknown; choose one of {READOUTS}")
-        self.readout, self.activation = readout, activation
+        readout = readout or ("activated" if classes is None else "softmax")
+        self.readout, self.activation = readout_for(readout, self.learning), activation
         self.links = [Link(*link) for link in links]
         _check_links(self.links, len(self.shapes))
         self.connections = nn.ModuleList(link.connection for link in self.links)

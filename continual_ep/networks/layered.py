@@ -59,7 +59,9 @@ def validated_sizes(sizes: Sequence[int], *, hidden: int) -> tuple[int, ...]:
         raise ConfigurationError(f"sizes {list(sizes)} are not all whole numbers of units")
     units = tuple(int(size) for size in sizes)
     if len(units) < 2 + hidden or min(units) < 1:
-        need = "an input, a hidden layer and an output" if hidden else "an input and an output"
+        need = "an input and an output"
+        if hidden:
+            need = "an input, a hidden layer (which a softmax readout reads) and an output"
         raise ConfigurationError(
             f"sizes {list(sizes)} make no network: give {need}, each of one unit or more"
         )

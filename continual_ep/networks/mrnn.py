@@ -28,7 +28,7 @@ from continual_ep.networks.layered import (
     per_layer,
     validated_sizes,
 )
-from continual_ep.networks.recurrent import READOUTS, RecurrentModule, relaxation_from
+from continual_ep.networks.recurrent import RecurrentModule, readout_for, relaxation_from
 from continual_ep.relaxation import Relaxation, TimeSteps
 from continual_ep.relaxation.activations import Activation, Identity, activation_named
 from continual_ep.synapses import Synapses
@@ -47,9 +47,10 @@ class MRNN(RecurrentModule, LayeredNetwork):
         ``"clipped-relu"``.
     :param learning: the learning rule; default
         :class:`~continual_ep.learning.EquilibriumPropagation`.
-    :param readout: ``"activated"`` (the output layer takes part in the dynamics, with its activation),
-        ``"linear"`` (without), or ``"softmax"`` (the last weights read logits from the settled last
-        hidden layer and send nothing back; for cross-entropy).
+    :param readout: ``"softmax"`` (the last weights read logits from the settled last hidden layer and
+        send nothing back; for cross-entropy), or, for squared error, ``"activated"`` (the output layer
+        takes part in the dynamics, with its activation) or ``"linear"`` (without). Default: softmax, or
+        activated for a rule that holds the output at its target.
 
     Other arguments:
 
@@ -76,7 +77,7 @@ class MRNN(RecurrentModule, LayeredNetwork):
         *,
         activation: str = "hard-sigmoid",
         learning: RecurrentRule | None = None,
-        readout: str = "activated",
+        readout: str | None = None,
         bias: bool = False,
         feedback: str = "tied",
         feedback_scale: float | Sequence[float] = 1.0,
@@ -89,6 +90,7 @@ class MRNN(RecurrentModule, LayeredNetwork):
         super().__init__(
             learning or EquilibriumPropagation(), relaxation_from(relaxation, order, dt)
         )
+        readout = readout_for(readout, self.learning)
         self.sizes = validated_sizes(sizes, hidden=1 if readout == "softmax" else 0)
         self.activation, self.readout, self.feedback = activation, readout, feedback
         self.activations = self._activations(activation, readout)
@@ -116,8 +118,6 @@ class MRNN(RecurrentModule, LayeredNetwork):
         self.learning.check(self)
 
     def _activations(self, activation: str, readout: str) -> list[Activation]:
-        if readout not in READOUTS:
-            raise ConfigurationError(f"readout {readout!r} is unknown; choose one of {READOUTS}")
         hidden = [activation_named(activation) for _ in self.sizes[1:-1]]
         if readout == "softmax":
             return hidden

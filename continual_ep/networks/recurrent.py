@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from continual_ep.errors import ConfigurationError, DivergenceError, WarnOnce
 from continual_ep.learning.cuda_graphs import CHECK_RECORDED_EVERY, CudaGraphs
+from continual_ep.learning.loss_fit import MISFITS, recognized_loss
 from continual_ep.learning.rule import RecurrentRule
 from continual_ep.options import options_from
 from continual_ep.relaxation import Relaxation, Settled, TimeSteps, settle
@@ -50,6 +51,9 @@ class RecurrentModule(nn.Module):
     #: One for each layer that takes part in the dynamics.
     activations: list[Activation]
 
+    #: By name, one of :data:`READOUTS`: what a loss has to fit.
+    readout: str = "activated"
+
     _has_time_steps = False
 
     def __init__(self, learning: RecurrentRule, relaxation: Relaxation) -> None:
@@ -63,6 +67,7 @@ class RecurrentModule(nn.Module):
         # The largest change of any unit in the recorded phases that were not checked, and their steps.
         self._recorded: tuple[Tensor, int] | None = None
         self._unchecked = 0
+        self._loss_recognized = False
         self.learning = learning
 
     @property
@@ -185,7 +190,27 @@ class RecurrentModule(nn.Module):
         x = self.checked_input(x)
         # A contrast of two nearby states needs all the bits there are: autocast would take them.
         with torch.autocast(x.device.type, enabled=False):
-            return self.learning.settled_output(self, x.to(self.dynamical_parameters[0].dtype))
+            output = self.learning.settled_output(self, x.to(self.dynamical_parameters[0].dtype))
+        if not self.relaxation.cuda_graphs and not bool(output.isfinite().all()):
+            # The dynamics have checked their states; what is left is a readout outside of them.
+            raise DivergenceError(
+                "the readout is not finite at a finite equilibrium: its weights hold NaN or infinity, or are "
+                "too large: lower the learning rate"
+            )
+        if output.requires_grad and not (self._loss_recognized or self.learning.needs_target):
+            values = output.detach()
+            output.register_hook(lambda gradient: self._note_loss(values, gradient))
+        return output
+
+    def _note_loss(self, output: Tensor, gradient: Tensor) -> None:
+        """Warn, once, of a loss that does not fit the readout; look until the loss is recognized."""
+        if self._loss_recognized:
+            return
+        kind = recognized_loss(output, gradient)
+        self._loss_recognized = kind is not None
+        text = MISFITS.get((self.readout, kind or ""))
+        if text is not None:
+            self.warnings.warn("loss does not fit", f"{text} This is said once.")
 
     def activities(self, x: Tensor) -> list[Tensor]:
         """The activations of all layers at the free equilibrium and the readout, without a graph."""
@@ -243,6 +268,17 @@ class RecurrentModule(nn.Module):
     def extra_repr(self) -> str:
         dt = "drawn" if self._has_time_steps else self.relaxation.dt
         return f"order={self.relaxation.order}, dt={dt}, learning={self.learning}"
+
+
+def readout_for(readout: str | None, learning: RecurrentRule) -> str:
+    """The readout that is asked for; by default that of the learning rule.
+
+    :raises ConfigurationError: for an unknown name.
+    """
+    chosen = readout or learning.default_readout
+    if chosen not in READOUTS:
+        raise ConfigurationError(f"readout {chosen!r} is unknown; choose one of {READOUTS}")
+    return chosen
 
 
 def relaxation_from(
