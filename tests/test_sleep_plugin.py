@@ -467,7 +467,7 @@ def test_sleep_brings_old_classes_back():
 
 @pytest.mark.parametrize("feedback", [False, True])
 def test_equilibrium_propagation_networks_sleep(feedback):
-    model = MRNN((64, 30, 10), readout="activated", generator=torch.Generator().manual_seed(0))
+    model = MRNN((64, 30, 10), generator=torch.Generator().manual_seed(0))
     plugin = every_night(steps=200, feedback=feedback)
     spy = Spy()
     train(stream(2), plugin, spy, model=model)
