@@ -12,11 +12,13 @@ from avalanche.logging import TextLogger
 from avalanche.models import IncrementalClassifier, SlimResNet18
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import JointTraining, Naive
+from registry import ALL_NETWORKS, CLASSES, example_batch, example_network
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from torch import nn
 
 from continual_ep.errors import CheckpointError, ConfigurationError, InputError
+from continual_ep.forward_passes import evaluating, penultimate
 from continual_ep.learning import CrossEntropy
 from continual_ep.metrics import AccuracyMatrix, RepresentationProbe
 from continual_ep.metrics.margins import distribution, margins
@@ -48,6 +50,22 @@ def two_layers(seed=0):
     return nn.Sequential(
         nn.Linear(64, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Dropout(0.5), nn.Linear(30, 10)
     )
+
+
+@pytest.mark.parametrize("kind", ALL_NETWORKS)
+def test_last_hidden_layer_of_every_network(kind):
+    """Alone, and behind a layer in a larger model; nothing of the model changes."""
+    network, (x, _) = example_network(kind), example_batch()
+    before = copy.deepcopy(network.state_dict())
+    with evaluating(network):
+        hidden = penultimate(network, x)
+        outer = nn.Sequential(nn.Linear(36, 36).double(), network, nn.Identity())
+        inside = penultimate(outer, x)
+        expected = penultimate(network, outer[0](x))
+    assert hidden.shape[0] == len(x) and hidden.dim() == 2 and hidden.shape[1] != CLASSES
+    assert hidden.isfinite().all() and hidden.std(0).max() > 0
+    assert torch.equal(inside, expected)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(("samples", "size"), [(90, 20), (20, 50)])

@@ -90,7 +90,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print a table for each learner: accuracy, paired differences, what is kept and needed."""
+    """Print a table for each learner: paired differences, accuracy, what is kept and needed."""
     for name in comparison.names:
         groups = comparison.of(name)
         title = "without a trained network" if name == REFERENCE else name
@@ -99,8 +99,8 @@ def show(comparison: Comparison, console: Console) -> None:
             title = f"{title} (n = {seeds[0]})"
         columns = {
             "n": seeds if len(set(seeds)) > 1 else [NOTHING],
-            "accuracy": [_percent(group.interval("pooled_accuracy")) for group in groups],
             "minus\nsequential": _differences(comparison, groups, lambda arm: SEQUENTIAL),
+            "accuracy": [_percent(group.interval("pooled_accuracy")) for group in groups],
             "minus same\nawake": _differences(comparison, groups, _awake),
             "forgets": [_mean(group.interval("forgetting_max")) for group in groups],
             "hidden\nridge": [_mean(group.interval("probe_ridge")) for group in groups],
