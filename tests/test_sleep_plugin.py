@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 from continual_ep.errors import CheckpointError, ConfigurationError, ContinualEPWarning
 from continual_ep.metrics import AccuracyMatrix
-from continual_ep.networks import MRNN
+from continual_ep.networks import CNN, MRNN
 from continual_ep.plugins import SleepReplay
 from continual_ep.sleep import SleepHooks, SleepParameters, sleep_replay
 from continual_ep.streams import class_incremental, online
@@ -402,6 +402,39 @@ def test_chains_of_kernels_are_neither_recorded_nor_simulated():
     both = ("first.weight", "branch.weight", "second.weight", "out.weight")
     assert nights[0] == (both[-1:], {"out.weight"})
     assert nights[1] == (both, {"second.weight", "out.weight"})
+
+
+def small_cnn():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 20, bias=False), nn.ReLU(), nn.Linear(20, 10, bias=False),
+    )  # fmt: skip
+
+
+def small_network():
+    generator = torch.Generator().manual_seed(0)
+    return CNN((1, 8, 8), [4], 10, hidden=[20], kernel=3, bias=False, generator=generator)
+
+
+@pytest.mark.parametrize("make", [small_cnn, small_network])
+def test_a_night_begins_above_the_kernels_with_the_mean_of_what_they_sent(make):
+    layers, kernels, samples = {}, {}, len(stream(2)[0].dataset)
+    for entry in ("features", "input"):
+        model = make()
+        plugin = SleepReplay(steps=50, entry=entry, guard=False, when="every")
+        old = [p.detach().clone() for p in model.parameters() if p.dim() == 4]
+        train(stream(2)[:1], plugin, model=model)
+        kernels[entry] = [p.detach().clone() for p in model.parameters() if p.dim() == 4]
+        assert not torch.equal(kernels[entry][0], old[0])  # trained
+        layers[entry] = plugin.last_night.layers
+        if entry == "features":
+            (mean,) = plugin._inner.values()
+            # Each sample where a module gets the inputs, else each tenth batch of 32.
+            assert mean.count == (samples if make is small_cnn else 32) and mean.mean.shape == (36,)
+    # The night itself left the kernels alone, whatever it began with.
+    assert torch.equal(kernels["features"][0], kernels["input"][0])
+    assert layers["input"][1:] == layers["features"] and len(layers["input"]) == 3
 
 
 def test_a_night_without_inputs_is_skipped_with_a_warning():

@@ -21,6 +21,7 @@ from continual_ep.sleep.replay_input import (
     FunctionReplayInput,
     MeanReplayInput,
     ReplayInput,
+    inner_replay,
     square_image,
     with_mask,
 )
@@ -32,13 +33,18 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
 
     Source: Tadros, Krishnan, Ramyaa, Bazhenov 2022 (doi:10.1038/s41467-022-34938-7); for networks
     trained by equilibrium propagation: Kubo, Delanois, Bazhenov 2025 (arXiv:2508.14081). Options are
-    those of :class:`~continual_ep.sleep.SleepParameters` and two more.
+    those of :class:`~continual_ep.sleep.SleepParameters` and three more.
     """
 
     dreams: Literal["mean", "experience-mean", "class-means"] | Callable[..., Any] = option(
         "mean",
         "what is replayed: the mean of all inputs seen, of the latest experience's, one class mean at "
         "a time, or in Python a function (generator, step) -> rates",
+    )
+    entry: Literal["features", "input"] = option(
+        "features",
+        "where a night begins below which kernels stay as they are: features: above them, with the mean "
+        "of what they sent while awake; input: below them, and they spike",
     )
     hold: int = option(1, "steps for which class-means replays the same class", ge=1)
 
@@ -47,7 +53,10 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
         mean: Need = "experience-mean" if self.dreams == "experience-mean" else "mean-input"
         classes: list[Need] = ["class-means"] if self.dreams == "class-means" else []
         maxima: list[Need] = [] if self.gain_scale is None else ["activity-maxima"]
-        return frozenset([mean, *classes, *maxima])
+        # Class means and own functions are inputs of the model; published constants name all its layers.
+        above = self.entry == "features" and self.dreams in ("mean", "experience-mean")
+        features: list[Need] = ["kernel-features"] if above and self.thresholds is None else []
+        return frozenset([mean, *classes, *maxima, *features])
 
     def check(
         self, chains: Sequence[Chain], input_shape: tuple[int, ...], images: bool | None
@@ -86,7 +95,7 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
 
     def _replay_input(self, chain: Chain, night: Night) -> ReplayInput:
         if chain.source is not None:
-            return MeanReplayInput(night.inner_means[chain.layers[0].name])
+            return inner_replay(night.inner_means[chain.layers[0].name], self)
         return self._model_input(night, chain.inputs)
 
     def _model_input(self, night: Night, inputs: int) -> ReplayInput:

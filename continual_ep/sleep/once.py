@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from continual_ep.errors import InputError
+from continual_ep.sleep.activity import enter_behind_kernels
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
 from continual_ep.sleep.diary import NightReport
 from continual_ep.sleep.layers import plastic_layers
@@ -21,6 +22,7 @@ def sleep_once(
     *,
     class_means: Mapping[int, Tensor] | None = None,
     activity_maxima: Sequence[float] | None = None,
+    inner_means: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     night: int = 1,
     exclude: Sequence[str] = (),
@@ -35,6 +37,9 @@ def sleep_once(
     :param algorithm: a name in :data:`~continual_ep.sleep.SLEEP_ALGORITHMS`, or an algorithm.
     :param class_means: the mean input of each class, by label, for algorithms that need them.
     :param activity_maxima: the largest activation of each layer, for published gains.
+    :param inner_means: the mean inputs of inner layers, by the name of the weight. Above kernels that stay as
+        they are the night then begins there, as it does in :class:`~continual_ep.plugins.SleepReplay`;
+        without it spikes pass through the kernels.
     :param seed: of the night's own generator; :param night: its number, from 1.
     :param exclude: names of layers whose weights stay as they are; :param kernels: whether
         the kernels of convolutions change too.
@@ -46,8 +51,14 @@ def sleep_once(
     if "class-means" in chosen.needs and not class_means:
         raise InputError(f"{type(chosen).__name__} needs the mean of each class: give class_means")
     chains = chains_of(model, mean_input)
+    plastic = plastic_layers(chains, exclude, kernels)
+    means = inner_means or {}
+    if "kernel-features" in chosen.needs:
+        entered = enter_behind_kernels(model, chains, plastic)
+        pairs = zip(chains, entered, strict=True)
+        chains = [new if new.layers[0].name in means else old for old, new in pairs]
     if "mean-input" in chosen.needs:
-        refuse_inner_inputs(chains)
+        refuse_inner_inputs([chain for chain in chains if chain.layers[0].name not in means])
     statistics = InputStatistics(per_class=class_means is not None)
     for label, mean in (class_means or {}).items():
         statistics.add_class_mean(label, mean)
@@ -61,7 +72,8 @@ def sleep_once(
         Night(
             model=model,
             chains=chains,
-            plastic=plastic_layers(chains, exclude, kernels),
+            plastic=plastic,
+            inner_means={name: mean.flatten() for name, mean in means.items()},
             statistics=statistics,
             number=night,
             seed=seed,
