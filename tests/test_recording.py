@@ -44,7 +44,7 @@ def test_the_recording_holds_the_spikes(quiet):
     _, diary = night(recorder, quiet_steps=quiet)
     (recording,) = recorder.recordings
     assert recording.layers == ("input", "0.weight", "2.weight")
-    assert recording.units[1:] == (20, 4) and recording.units[0] <= 64
+    assert recording.units == (64, 20, 4)
     assert np.array_equal(recording.counts, diary.counts.numpy())
     for layer, (steps, units) in enumerate(recording.raster):
         counted = np.bincount(steps, minlength=50)

@@ -202,7 +202,7 @@ def _draw_margins(
     body = axis.violinplot(values, [night], widths=0.8, showextrema=False)["bodies"][0]
     outline = body.get_paths()[0].vertices
     outline[:, 0] = night + side * np.clip(side * (outline[:, 0] - night), 0, None)
-    body.set(facecolor=colour, alpha=0.7, edgecolor="none")
+    body.set(facecolor=colour, alpha=0.7, edgecolor=colour, linewidth=0.8)
     axis.annotate(
         f"{100 * wins:.0f} %",
         (night + 0.05 * side, 1.0),

@@ -55,7 +55,7 @@ def _draw_raster(axis: Any, recording: NightRecording, layer: int, order: NDArra
     size = min(10.0, max(1.0, 500 / recording.units[layer]))
     axis.scatter(steps, order[units], s=size, color=_colour(layer), linewidths=0)
     _label_units(axis, recording, layer)
-    name, silent = _name(layer, recording), _silent(recording, layer)
+    name, silent = _name(recording, layer), _silent(recording, layer)
     if layer and recording.units[layer] > FEW:
         name += f"\n{recording.units[layer] - silent} of {recording.units[layer]} units"
     axis.set(xlim=(0, recording.window), ylabel=name)
@@ -93,7 +93,7 @@ def _draw_layer_rates(axis: Any, recording: NightRecording) -> None:
             linewidth=1.2,
             marker=".",
             markersize=3,
-            label=f"{_name(layer, recording)} ({recording.layers[layer]})",
+            label=_name(recording, layer),
         )
     axis.set(xlim=(0, len(recording.counts)), xlabel="step", ylabel="spikes / unit / step")
     if recording.counts[:, 1:].any():
@@ -126,10 +126,10 @@ def _silent(recording: NightRecording, layer: int) -> int:
     return silent if silent < recording.units[layer] else 0
 
 
-def _name(layer: int, recording: NightRecording) -> str:
-    if layer == len(recording.layers) - 1:
-        return "output"
-    return f"layer {layer}" if layer else "input"
+def _name(recording: NightRecording, layer: int) -> str:
+    """A layer is named by the weight that feeds it."""
+    name = recording.layers[layer]
+    return f"output ({name})" if layer == len(recording.layers) - 1 else name
 
 
 def _colour(layer: int) -> str:

@@ -44,6 +44,11 @@ class SpikeTrain(Iterator[Signal]):
         self._values: Array | None = None
         self._size = self._row = 0
 
+    @property
+    def size(self) -> int:
+        """Number of units, once a spike was read."""
+        return self._size
+
     def __next__(self) -> Signal:
         if self._row == len(self._starts) - 1:
             self._load()

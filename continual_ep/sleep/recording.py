@@ -15,9 +15,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class NightRecording:
-    """The spikes of a night by unit; layers are the input of the first chain and all others.
+    """The spikes of a night by unit, of all layers from the one below the first that may change.
 
-    :param layers: names, ``"input"`` first; :param units: of each layer.
+    :param layers: names, the input (or the frozen layer that takes its place) first.
+    :param units: of each layer.
     :param raster: of each layer ``(2, spikes)``: step and unit, in the first steps.
     :param window: how many steps these are.
     :param counts: ``(steps, layers)`` spikes of each step.
@@ -109,9 +110,13 @@ class SpikeRecorder:
         kept = np.unique(np.searchsorted(ends, np.arange(length, len(counts) + 1, length)))
         starts = np.concatenate([[0], kept[:-1] + 1])
         layers = [layer for chain in chains for layer in chain.layers]
+        below = chains[0].below
         self.recordings.append(
             NightRecording(
-                layers=("input", *(layer.name for layer in layers)),
+                layers=(
+                    "input" if below is None else below.names[-1],
+                    *(layer.name for layer in layers),
+                ),
                 units=(tapped.size, *(layer.units for layer in layers)),
                 raster=tuple(raster),
                 window=window,
@@ -130,11 +135,10 @@ class _TappedSpikes(SpikeTrain):
     def __init__(self, spikes: SpikeTrain, window: int) -> None:
         self._spikes, self._window = spikes, window
         self.seen: list[Array] = []
-        self.size = 0
 
     def __next__(self) -> Signal:
         signal = next(self._spikes)
-        self._see(signal.active, signal.size)
+        self._see(signal.active)
         return signal
 
     def events(self, steps: int) -> Events:
@@ -142,14 +146,23 @@ class _TappedSpikes(SpikeTrain):
         for begin, end in zip(events.starts[:-1], events.starts[1:], strict=True):
             if len(self.seen) == self._window:
                 break
-            self._see(events.active[begin:end], 0)
+            self._see(events.active[begin:end])
         return events
 
-    def _see(self, active: Array, size: int) -> None:
+    def rows(self, steps: int) -> NDArray[np.bool_]:
+        rows = self._spikes.rows(steps)
+        for row in rows[: self._window - len(self.seen)]:
+            self._see(row.nonzero()[0])
+        return rows
+
+    @property
+    def size(self) -> int:
+        """Number of units, once a spike was read."""
+        return self._spikes.size
+
+    def _see(self, active: Array) -> None:
         if len(self.seen) < self._window:
             self.seen.append(active)
-        largest = int(active.max()) + 1 if len(active) else 0
-        self.size = max(self.size, size, largest)
 
 
 def _points(steps: Array, active: Sequence[Array]) -> Array:
