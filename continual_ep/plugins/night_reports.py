@@ -27,6 +27,15 @@ def log_night(experience: int, night: NightReport) -> None:
     )
 
 
+def restored_warning(night: NightReport) -> str:
+    """What to do about a night that was taken back."""
+    return (
+        f"a night was taken back, and the network is as it was: {night.reason}. Use weaker nights "
+        "(fewer steps, a smaller decrease), or allow more by max_cost; when='auto' with a larger "
+        "min_need leaves such nights out"
+    )
+
+
 def publish_night(plugin: Any, strategy: Any, night: NightReport, experiences: int) -> None:
     """Hand the numbers of a night to the evaluator, and to its loggers at once.
 

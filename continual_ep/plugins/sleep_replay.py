@@ -17,7 +17,7 @@ from continual_ep.errors import CheckpointError, ConfigurationError, WarnOnce, r
 from continual_ep.forward_passes import evaluating, has_activities
 from continual_ep.metrics.evaluation import batches_of
 from continual_ep.plugins.newest_samples import classes_of, newest_samples, refuse_without_samples
-from continual_ep.plugins.night_reports import log_night, publish_night
+from continual_ep.plugins.night_reports import log_night, publish_night, restored_warning
 from continual_ep.seeding import generator_from
 from continual_ep.sleep.activity import ActivityMaxima, enter_behind_kernels, layer_inputs
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
@@ -243,6 +243,8 @@ class SleepReplay(SupervisedPlugin):
         self.last_night = night
         if self.keep_diaries:
             self.diaries.append(night)
+        if night.outcome == "restored":
+            self._warnings.warn("restored", restored_warning(night))
         log_night(part_of(strategy.experience).experience, night)
         publish_night(self, strategy, night, self.experiences)
 

@@ -13,6 +13,7 @@ from continual_ep.options import Options
 from continual_ep.sleep.activity import layer_inputs
 from continual_ep.sleep.diary import NightReport
 from continual_ep.sleep.layers import Chain
+from continual_ep.sleep.notices import notices
 from continual_ep.sleep.prepare import night_generator
 from continual_ep.sleep.recording import SpikeRecorder
 from continual_ep.sleep.statistics import InputStatistics
@@ -138,6 +139,8 @@ def run_algorithm(algorithm: SleepAlgorithm, night: Night) -> NightReport:
             "as before the night: use weaker changes"
         )
     if report is not None:
+        for key, text in notices(report):
+            night.warnings.warn(key, text)
         return report
     weights = {id(p): old for p, old in zip(parameters, before, strict=True)}
     return NightReport.measured(night.layers, [weights[id(s.weight)] for s in night.layers])

@@ -72,7 +72,8 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
         chains = [c for c in night.chains if _seen(c, night)]
         if not chains:
             raise InputError("no inputs have been seen, so there is nothing to replay")
-        self._warn(night, chains)
+        unseen = [s.name for c in night.chains if c not in chains for s in c.layers]
+        self._warn(night, chains, [name for name in unseen if name in night.plastic])
         maxima = None
         if night.activity_maxima is not None:
             maxima = [[night.activity_maxima[s.name] for s in c.layers] for c in chains]
@@ -120,7 +121,13 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
                 )
         return with_mask(replay, shape, self, features=night.images is False)
 
-    def _warn(self, night: Night, chains: Sequence[Chain]) -> None:
+    def _warn(self, night: Night, chains: Sequence[Chain], unseen: Sequence[str]) -> None:
+        if unseen:
+            night.warnings.warn(
+                "unseen",
+                f"no inputs of these layers were seen while awake, so they do not sleep: "
+                f"{', '.join(unseen)}. If they should, train them before the night",
+            )
         if names := has_biases(chains):
             night.warnings.warn(
                 "biases",

@@ -61,6 +61,11 @@ def sleep_once(
         refuse_inner_inputs([chain for chain in chains if chain.layers[0].name not in means])
     statistics = InputStatistics(per_class=class_means is not None)
     for label, mean in (class_means or {}).items():
+        if mean.numel() != mean_input.numel():
+            raise InputError(
+                f"the mean of class {label} has {mean.numel()} values; the network has "
+                f"{mean_input.numel()} inputs"
+            )
         statistics.add_class_mean(label, mean)
     statistics.add(mean_input[None])
     names = [layer.name for chain in chains for layer in chain.layers]

@@ -72,7 +72,7 @@ class FunctionReplayInput:
     def __call__(self, steps: int, generator: torch.Generator) -> Tensor:
         rows = []
         for _ in range(steps):
-            rates = torch.as_tensor(self._function(generator, self._step)).detach().flatten()
+            rates = _rates_of(self._function(generator, self._step), self._step)
             if rates.numel() != self._inputs:
                 raise InputError(
                     f"the replay input of step {self._step} has {rates.numel()} rates; the network has "
@@ -81,6 +81,16 @@ class FunctionReplayInput:
             rows.append(checked_rates(rates))
             self._step += 1
         return torch.stack(rows)
+
+
+def _rates_of(returned: Any, step: int) -> Tensor:
+    try:
+        return torch.as_tensor(returned, dtype=torch.float32).detach().flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"the replay input of step {step} is a {type(returned).__name__}, not a tensor of rates "
+            f"({error}): return one number from 0 to 1 for each input"
+        ) from error
 
 
 class MaskedReplayInput:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from continual_ep.errors import ConfigurationError, warn_user
+from continual_ep.errors import ConfigurationError, InputError, warn_user
 from continual_ep.forward_passes import evaluation_mode
 from continual_ep.sleep.batch_norm import can_be_folded
 from continual_ep.sleep.layers import Chain, chain_of_synapses
@@ -73,10 +73,21 @@ def chains_of(model: nn.Module, mean_input: Tensor) -> list[Chain]:
     """The chains of a model outside of a training; warns of layers that do not sleep.
 
     :param mean_input: in the shape of one input.
+    :raises InputError: for a mean input that does not fit the model.
     """
     parameter = next(model.parameters(), mean_input)
     example = mean_input.to(parameter.device, parameter.dtype).expand(2, *mean_input.shape)
-    chains, unknown = find_chains(model, example)
+    shape = tuple(mean_input.shape)
+    try:
+        chains, unknown = find_chains(model, example)
+    except RuntimeError as error:
+        raise InputError(
+            f"a mean input of shape {shape} does not fit the model: {error}"
+        ) from error
+    if chains[0].source is None and chains[0].inputs != mean_input.numel():
+        raise InputError(
+            f"a mean input of shape {shape} does not fit the model, which has {chains[0].inputs} inputs"
+        )
     if unknown:
         warn_user(unknown_layers_warning(unknown))
     return chains
