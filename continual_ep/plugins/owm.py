@@ -52,6 +52,9 @@ class OWM(SupervisedPlugin):
 
     supports_distributed = False
 
+    #: Told to sleep: a night after the first experience would cost more than it saves.
+    keeps_answers = True
+
     def __init__(self, strength: float = 0.5) -> None:
         super().__init__()
         if not 0 < strength < float("inf"):

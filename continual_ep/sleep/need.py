@@ -59,14 +59,17 @@ def _scores(night: Night, inputs: Tensor) -> object:
     return scores
 
 
-def reason_to_skip(night: Night, need: float | None, min_need: float) -> str | None:
+def reason_to_skip(
+    night: Night, need: float | None, min_need: float, *, first: bool = False
+) -> str | None:
     """Why sleep has nothing to win; None if it may.
 
     :param need: see :func:`need_of_sleep`; None is no reason.
+    :param first: whether to sleep although no class is old, as what will be forgotten comes later.
     """
     if night.separate_heads:
         return "the tasks have output layers of their own, which do not compete"
-    if not night.old_classes:
+    if not night.old_classes and not first:
         return "there is no older class to recover: all classes seen are in this experience"
     if need is not None and need < min_need:
         return (
