@@ -206,6 +206,20 @@ DEFECTS = (
         ),
     ),
     Defect(
+        "probe: read-outs fitted to the newest experience alone",
+        "metrics/representation_probe.py",
+        "seen = sorted({*self.network.trained, experience} & drawn.keys())",
+        "seen = [experience]",
+        ("test_representation_probe.py::test_output_forgetting_alone",),
+    ),
+    Defect(
+        "recorder: a silent night does not end early",
+        "sleep/recording.py",
+        "if silent == quiet_steps:",
+        "if silent == -1:",
+        ("test_recording.py::test_a_silent_night_ends_as_without_a_recorder",),
+    ),
+    Defect(
         "plugin: inputs of evaluation recorded",
         "plugins/sleep_replay.py",
         "module is original() and module.training and args",
