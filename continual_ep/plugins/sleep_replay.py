@@ -8,16 +8,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.models.utils import avalanche_forward
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
-from continual_ep.errors import CheckpointError, ConfigurationError, WarnOnce, reading_state
+from continual_ep.errors import CheckpointError, WarnOnce, reading_state
 from continual_ep.forward_passes import evaluating, has_activities
 from continual_ep.metrics.evaluation import batches_of
 from continual_ep.plugins.newest_samples import classes_of, newest_samples, refuse_without_samples
 from continual_ep.plugins.night_reports import log_night, publish_night, restored_warning
+from continual_ep.plugins.strategy_model import evaluate_batch, forward_of
+from continual_ep.plugins.when_to_sleep import is_scheduled, may_forget, separate_heads
 from continual_ep.seeding import generator_from
 from continual_ep.sleep.activity import ActivityMaxima, enter_behind_kernels, layer_inputs
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
@@ -36,7 +37,7 @@ from continual_ep.sleep.recording import SpikeRecorder
 from continual_ep.sleep.registry import SleepSchedule, make_algorithm
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
 from continual_ep.sleep.walk import find_chains, unknown_layers_warning
-from continual_ep.streams.experiences import benchmark_of, learns_jointly, part_of, refuse_empty
+from continual_ep.streams.experiences import benchmark_of, part_of, refuse_empty
 from continual_ep.synapses import Synapses
 
 #: Format of the state dict; raised when its meaning changes.
@@ -179,7 +180,7 @@ class SleepReplay(SupervisedPlugin):
         if self.schedule.guard:
             refuse_without_samples(experience)
             with evaluating(strategy.model, strategy.device):
-                output = _forward(strategy)(example.to(strategy.device))
+                output = forward_of(strategy)(example.to(strategy.device))
             class_scores(output, torch.zeros(len(example), dtype=torch.long))
 
     def _new_statistics(self) -> InputStatistics:
@@ -187,7 +188,7 @@ class SleepReplay(SupervisedPlugin):
 
     def _find_chains(self, strategy: Any, example: Tensor) -> tuple[list[Chain], list[str]]:
         """Anew in each experience, as the model may have grown a head."""
-        return find_chains(strategy.model, example, _forward(strategy))
+        return find_chains(strategy.model, example, forward_of(strategy))
 
     def _plastic(self, chains: Sequence[Chain]) -> frozenset[str]:
         return plastic_layers(chains, self.schedule.exclude, self.schedule.kernels)
@@ -219,7 +220,7 @@ class SleepReplay(SupervisedPlugin):
         for layer, mean in self._sampled:
             if strategy.clock.train_iterations % 10 == 0 or not mean.count:
                 x = strategy.mb_x
-                mean.add(layer_inputs(strategy.model, layer, x, _forward(strategy)))
+                mean.add(layer_inputs(strategy.model, layer, x, forward_of(strategy)))
 
     def _remove_hooks(self) -> None:
         for hook in self._hooks:
@@ -237,7 +238,7 @@ class SleepReplay(SupervisedPlugin):
         new = classes_of(strategy.experience)
         old = tuple(sorted(self.classes - set(new)))
         self.classes |= set(new)
-        if not self._sleeps_after(strategy):
+        if not is_scheduled(self.schedule.when, strategy):
             return
         night = self._report_of_night(strategy, new, old)
         self.last_night = night
@@ -258,7 +259,7 @@ class SleepReplay(SupervisedPlugin):
             return NightReport.skipped(text)
         night = replace(self._night(strategy), new_classes=new, old_classes=old)
         need = None if night.separate_heads else need_of_sleep(self.algorithm, night)
-        first = self.experiences == 1 and _may_forget(strategy)
+        first = self.experiences == 1 and may_forget(strategy)
         reason = reason_to_skip(night, need, self.schedule.min_need, first=first)
         if self.schedule.when == "auto" and reason is not None:
             return replace(NightReport.skipped(reason), need=need)
@@ -273,32 +274,17 @@ class SleepReplay(SupervisedPlugin):
         if not self.schedule.guard:
             return run_algorithm(self.algorithm, night)
         generator = generator_from(f"guard/{self.seed}/{self.experiences}")
-        size = max(1, strategy.eval_mb_size)
+        # The evaluation's batches may be as small as one sample, which is slow.
+        size = max(64, strategy.train_mb_size, strategy.eval_mb_size)
         samples = newest_samples(strategy.experience, generator, size, strategy.device)
 
         def accuracy() -> float:
             with evaluating(strategy.model, strategy.device):
-                return accuracy_on(partial(_run, strategy), samples)
+                return accuracy_on(partial(evaluate_batch, strategy), samples)
 
         old, new = len(night.old_classes), len(night.new_classes)
         allowed = largest_cost(old, new, self.schedule.max_cost)
         return guarded_night(self.algorithm, night, accuracy, allowed)
-
-    def _sleeps_after(self, strategy: Any) -> bool:
-        when = self.schedule.when
-        if when in ("auto", "every"):
-            return True
-        if when == "last":
-            if learns_jointly(strategy):
-                return True
-            stream = getattr(strategy.experience, "origin_stream", None)
-            if stream is None:
-                raise ConfigurationError(
-                    "when='last' needs experiences of a stream, to know which is the last: give the "
-                    "indices of the experiences instead, e.g. when=[4]"
-                )
-            return bool(strategy.experience.current_experience == len(stream) - 1)
-        return part_of(strategy.experience).experience in when
 
     def _night(self, strategy: Any) -> Night:
         """All that the algorithm gets."""
@@ -323,9 +309,9 @@ class SleepReplay(SupervisedPlugin):
             activity_maxima=maxima,
             input_shape=shape,
             images=images,
-            forward=_forward(strategy),
+            forward=forward_of(strategy),
             warnings=self._warnings,
-            separate_heads=_separate_heads(strategy.model),
+            separate_heads=separate_heads(strategy.model),
             recorder=self.recorder,
         )
 
@@ -370,48 +356,6 @@ class SleepReplay(SupervisedPlugin):
         self.statistics, self._inner = statistics, inner
         self.experiences, self._warnings = experiences, WarnOnce(warned)
         self.classes = classes
-
-
-def _forward(strategy: Any) -> Any:
-    """How to run the strategy's model on inputs, with the task labels of the current batch."""
-
-    def forward(x: Tensor) -> Any:
-        tasks = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        seen = getattr(strategy, "mbatch", None)
-        if seen is not None and len(seen) > 2:
-            tasks = seen[-1][: len(x)]
-            if len(tasks) < len(x):
-                tasks = tasks[:1].expand(len(x))
-        return avalanche_forward(strategy.model, x, tasks)
-
-    return forward
-
-
-def _run(strategy: Any, x: Tensor, tasks: Tensor | None) -> Any:
-    """The strategy's model on inputs with task labels, as in an evaluation."""
-    x = x.to(strategy.device)
-    return avalanche_forward(strategy.model, x, None if tasks is None else tasks.to(x.device))
-
-
-def _may_forget(strategy: Any) -> bool:
-    """Whether what was learned first is at risk: nothing in the strategy keeps its answers.
-
-    Measured: a night after the first experience is worth 1 to 7 points at the end of the stream, and
-    costs 3 to 9 where OWM keeps the answers anyway.
-    """
-    if learns_jointly(strategy) or _has_heads(strategy.model):
-        return False
-    return not any(getattr(plugin, "keeps_answers", False) for plugin in strategy.plugins)
-
-
-def _has_heads(model: nn.Module) -> bool:
-    return any(isinstance(module, MultiTaskModule) for module in model.modules())
-
-
-def _separate_heads(model: nn.Module) -> bool:
-    """Whether outputs of several tasks do not compete."""
-    multi = (module for module in model.modules() if isinstance(module, MultiTaskModule))
-    return any(len(module.known_train_tasks_labels) > 1 for module in multi)
 
 
 def _known_images(shape: tuple[int, ...], experience: Any) -> tuple[tuple[int, ...], bool | None]:
