@@ -408,7 +408,8 @@ def small_cnn():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 20, bias=False), nn.ReLU(), nn.Linear(20, 10, bias=False),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 20, bias=False), nn.ReLU(),
+        nn.Linear(20, 10, bias=False),
     )  # fmt: skip
 
 
