@@ -24,7 +24,7 @@ OPTIONS: dict[str, Any] = {
     "network": {"hidden": [12]},
     "learning": [{"rule": "equilibrium-propagation", "free_steps": 8, "nudged_steps": 3}],
     # Long enough for the kill to arrive in the middle, also on a machine that is busy.
-    "training": {"epochs": 25, "batch_size": 8, "momentum": 0.5},
+    "training": {"epochs": 25, "batch_size": 8, "momentum": 0.5, "learning_rates": 0.02},
     "sleep": {"steps": 60, "when": "every"},
     "mechanisms": {"er": {"per_class": 1}},
     "arms": ["sequential", "er+sleep"],

@@ -183,8 +183,14 @@ class CellRun:
             awake=float(record.pooled_awake[-1]),
             asleep=float(record.pooled_asleep[-1]),
             slept=record.slept[-1],
+            night=self._outcome_after(part.experience),
             seconds=seconds,
         )
+
+    def _outcome_after(self, experience: int) -> str | None:
+        """What became of the night after an experience; None without one."""
+        nights = (n for n in self.nights[-1:] if n["after_experience"] == experience)
+        return next((str(night["outcome"]) for night in nights), None)
 
     def _note_night(self, sleep: Any, experience: int) -> None:
         night: NightReport = sleep.last_night

@@ -83,7 +83,8 @@ class Event(NamedTuple):
     :param cell: number of the cell.
     :param kind: ``"started"`` (``done``: experiences of earlier sessions; ``again``: why an earlier
         session is repeated from the start, or None), ``"epoch"`` (``part``: of an experience),
-        ``"experience"`` (``number``, ``awake``, ``asleep``, ``slept``, ``seconds``), ``"finished"``,
+        ``"experience"`` (``number``, ``awake``, ``asleep``, ``slept``, ``night``: its outcome or
+        None, ``seconds``), ``"finished"``,
         ``"failed"`` (``message``: what the user can put right), ``"crashed"`` (``message``: a
         traceback), ``"warning"`` (``message``).
     :param data: the values named in brackets.

@@ -66,6 +66,8 @@ class Display:
         text = f"accuracy {data['asleep']:.1%}"
         if data["slept"]:
             text = f"accuracy {data['awake']:.1%} awake, {data['asleep']:.1%} after sleep"
+        if data.get("night") in ("weakened", "restored", "skipped"):
+            text += f" (night {data['night']})"
         text = f"experience {data['number']}/{self.experiences}: {text}, {data['seconds']:.1f} s"
         # On a terminal the bar shows the progress, and one line per cell is enough.
         if self._progress is None or data["number"] == self.experiences:
