@@ -332,6 +332,19 @@ def test_nights_without_need_are_skipped_and_say_so():
     assert night.outcome == "skipped" and night.need < 0.5 and "min_need=1" in night.reason
 
 
+def test_owm_needs_a_higher_need():
+    stream, nights = blobs(), []
+    for kept in (False, True):
+        sleep = SleepReplay(steps=20, min_need=0.0)
+        strategy = strategy_of(*([OWM()] if kept else []), sleep)
+        strategy.train(stream[0])
+        strategy.optimizer.param_groups[0]["lr"] = 0.0  # the need stays small
+        strategy.train(stream[1])
+        nights.append(sleep.last_night)
+    assert [night.outcome for night in nights] == ["slept", "skipped"]
+    assert max(night.need for night in nights) < 0.5 and "min_need=0.7" in nights[1].reason
+
+
 class Heads(MultiTaskModule):
     def __init__(self):
         super().__init__()

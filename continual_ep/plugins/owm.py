@@ -52,7 +52,7 @@ class OWM(SupervisedPlugin):
 
     supports_distributed = False
 
-    #: Told to sleep: a night after the first experience would cost more than it saves.
+    #: For SleepReplay: nights cost more here than they win, unless the need is high.
     keeps_answers = True
 
     def __init__(self, strength: float = 0.5) -> None:

@@ -18,7 +18,12 @@ from continual_ep.metrics.evaluation import batches_of
 from continual_ep.plugins.newest_samples import classes_of, newest_samples, refuse_without_samples
 from continual_ep.plugins.night_reports import log_night, publish_night, restored_warning
 from continual_ep.plugins.strategy_model import evaluate_batch, forward_of
-from continual_ep.plugins.when_to_sleep import is_scheduled, may_forget, separate_heads
+from continual_ep.plugins.when_to_sleep import (
+    is_scheduled,
+    keeps_answers,
+    may_forget,
+    separate_heads,
+)
 from continual_ep.seeding import generator_from
 from continual_ep.sleep.activity import ActivityMaxima, enter_behind_kernels, layer_inputs
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
@@ -32,7 +37,12 @@ from continual_ep.sleep.guard import (
 )
 from continual_ep.sleep.hooks import call_sleep_begins, call_sleep_ends
 from continual_ep.sleep.layers import Chain, plastic_layers
-from continual_ep.sleep.need import MIN_NEED, need_of_sleep, reason_to_skip
+from continual_ep.sleep.need import (
+    MIN_NEED,
+    MIN_NEED_OF_KEPT_ANSWERS,
+    need_of_sleep,
+    reason_to_skip,
+)
 from continual_ep.sleep.recording import SpikeRecorder
 from continual_ep.sleep.registry import SleepSchedule, make_algorithm
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
@@ -260,7 +270,10 @@ class SleepReplay(SupervisedPlugin):
         night = replace(self._night(strategy), new_classes=new, old_classes=old)
         need = None if night.separate_heads else need_of_sleep(self.algorithm, night)
         first = self.experiences == 1 and may_forget(strategy)
-        reason = reason_to_skip(night, need, self.schedule.min_need, first=first)
+        least = self.schedule.min_need
+        if keeps_answers(strategy):
+            least = max(least, MIN_NEED_OF_KEPT_ANSWERS)
+        reason = reason_to_skip(night, need, least, first=first)
         if self.schedule.when == "auto" and reason is not None:
             return replace(NightReport.skipped(reason), need=need)
         if self._unknown:

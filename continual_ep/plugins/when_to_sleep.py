@@ -30,6 +30,11 @@ def is_scheduled(when: str | Sequence[int], strategy: Any) -> bool:
     return part_of(strategy.experience).experience in when
 
 
+def keeps_answers(strategy: Any) -> bool:
+    """Whether a plugin keeps the answers to earlier classes, so that nights cost more than they win."""
+    return any(getattr(plugin, "keeps_answers", False) for plugin in strategy.plugins)
+
+
 def may_forget(strategy: Any) -> bool:
     """Whether what was learned first is at risk: nothing in the strategy keeps its answers.
 
@@ -38,7 +43,7 @@ def may_forget(strategy: Any) -> bool:
     """
     if learns_jointly(strategy) or _has_heads(strategy.model):
         return False
-    return not any(getattr(plugin, "keeps_answers", False) for plugin in strategy.plugins)
+    return not keeps_answers(strategy)
 
 
 def _has_heads(model: nn.Module) -> bool:
