@@ -59,7 +59,8 @@ class SpikeTrain(Iterator[Signal]):
 
     def _load(self) -> None:
         chunk = next(self._chunks)
-        step, self._units = chunk.nonzero()
+        # Of flat indices: NumPy finds those many times faster than pairs.
+        step, self._units = np.divmod(np.flatnonzero(chunk), chunk.shape[1])
         self._values = chunk[step, self._units] if self.graded else None
         self._starts = np.searchsorted(step, np.arange(len(chunk) + 1))
         self._size, self._row = chunk.shape[1], 0
