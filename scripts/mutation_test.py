@@ -233,6 +233,37 @@ DEFECTS = (
         "module.training and args",
         ("test_sleep_algorithms.py::test_copies_of_the_model_are_not_recorded",),
     ),
+    Defect(
+        "guard: the allowed cost grows with the newest classes",
+        "sleep/guard.py",
+        "return max_cost * old / (old + new) if old else 0.0",
+        "return max_cost * new / (old + new) if old else 0.0",
+        ("test_sleep_guard.py::test_the_cost_allowed_grows_with_the_share_of_older_classes",),
+    ),
+    Defect(
+        "guard: the weakest step instead of the strongest",
+        "sleep/guard.py",
+        "if measured >= floor:  # false for NaN",
+        "if measured < floor:",
+        ("test_sleep_guard.py::test_the_strongest_admissible_step_is_taken_of_weights_and_biases",),
+    ),
+    Defect(
+        "need: counted where older classes win",
+        "sleep/need.py",
+        "(new > old).double()",
+        "(new < old).double()",
+        (
+            "test_sleep_guard.py::"
+            "test_need_is_the_share_of_replay_inputs_on_which_the_newest_classes_win",
+        ),
+    ),
+    Defect(
+        "plugin: classes seen are not saved",
+        "plugins/sleep_replay.py",
+        '"classes": sorted(self.classes),',
+        '"classes": [],',
+        ("test_sleep_guard.py::test_the_classes_seen_are_part_of_the_state",),
+    ),
     # ---- metrics -----------------------------------------------------------------------------------
     Defect(
         "metrics: backward transfer from the first row",
