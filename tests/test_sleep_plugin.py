@@ -10,6 +10,7 @@ import torch
 from avalanche.benchmarks import nc_benchmark
 from avalanche.benchmarks.scenarios.online import split_online_stream
 from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.models import SlimResNet18
 from avalanche.training import EWC, JointTraining, LwF, Naive, Replay
 from avalanche.training.plugins import EvaluationPlugin, SupervisedPlugin
 from sklearn.datasets import load_digits
@@ -436,6 +437,32 @@ def test_a_night_begins_above_the_kernels_with_the_mean_of_what_they_sent(make):
     # The night itself left the kernels alone, whatever it began with.
     assert torch.equal(kernels["features"][0], kernels["input"][0])
     assert layers["input"][1:] == layers["features"] and len(layers["input"]) == 3
+
+
+def test_where_the_output_layer_alone_would_change_the_night_is_skipped_with_the_reason():
+    class Slim(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.network = SlimResNet18(10, nf=2)
+
+        def forward(self, x):
+            images = nn.functional.interpolate(x.reshape(-1, 1, 8, 8), (32, 32))
+            return self.network(images.expand(-1, 3, -1, -1))
+
+    name = "network.linear.weight"
+    for when, outcome in (("auto", "skipped"), ("every", "slept")):
+        plugin = SleepReplay(steps=20, when=when, guard=False, biases="ignore")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ContinualEPWarning)
+            train(stream(2, samples=60)[:1], plugin, model=Slim())
+        assert plugin.last_night.outcome == outcome
+        assert set(plugin._inner) == {name}
+    assert plugin.last_night.layers == (name,)
+    train(stream(2)[:1], plugin := SleepReplay(exclude=["0"]))
+    assert "only the output layer 3.weight would change" in plugin.last_night.reason
+    train(stream(2)[:1], plugin := SleepReplay("downscaling", exclude=["0"]))
+    assert plugin.last_night.outcome == "slept"
 
 
 def test_a_night_without_inputs_is_skipped_with_a_warning():

@@ -273,7 +273,8 @@ class SleepReplay(SupervisedPlugin):
         least = self.schedule.min_need
         if keeps_answers(strategy):
             least = max(least, MIN_NEED_OF_KEPT_ANSWERS)
-        reason = reason_to_skip(night, need, least, first=first)
+        reason = self.algorithm.nothing_to_win(night)
+        reason = reason or reason_to_skip(night, need, least, first=first)
         if self.schedule.when == "auto" and reason is not None:
             return replace(NightReport.skipped(reason), need=need)
         if self._unknown:

@@ -113,6 +113,10 @@ class SleepAlgorithm(Options, ABC):
         overall = night.statistics.overall
         return overall.mean[None] if overall.count else None
 
+    def nothing_to_win(self, night: Night) -> str | None:
+        """Why a night of this algorithm recovers nothing on these layers; None if it may."""
+        return None
+
     @abstractmethod
     def run(self, night: Night) -> NightReport | None:
         """Change weights of ``night.plastic_layers`` in place, without a graph.

@@ -67,6 +67,15 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             nothing = MeanReplayInput(chains[0].layers[0].weight.detach().new_zeros(1))
             with_mask(nothing, input_shape, self, features=images is False)
 
+    def nothing_to_win(self, night: Night) -> str | None:
+        hidden = len(night.layers) > 1 or night.chains[-1].source is not None
+        if not hidden or night.plastic != {night.readout.name}:
+            return None
+        return (
+            f"only the output layer {night.readout.name} would change, which recovers nothing alone: "
+            "what sleeps with profit are hidden dense layers with it (see docs/sleep.md)"
+        )
+
     def run(self, night: Night) -> SleepDiary:
         # A chain whose inputs have not been seen has nothing to replay.
         chains = [c for c in night.chains if _seen(c, night)]
