@@ -57,7 +57,7 @@ def test_the_defaults_are_the_demo() -> None:
     assert [entry.rule for entry in config.learning] == ["equilibrium-propagation", "bptt"]
     assert config.arms == ["sequential", "sleep", "er", "er+sleep"]
     assert config.mechanisms == {} and config.sleep.algorithm == "src"
-    assert config.seeds == [0, 1, 2]
+    assert config.seeds == [0, 1, 2, 3, 4]
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_defaults_of_a_network_are_those_of_its_constructor(kind: str) -> None:
 
 @pytest.mark.parametrize("strategy", [EPStrategy, BPTTStrategy])
 def test_defaults_of_a_strategy_are_those_of_a_run(strategy: Any) -> None:
-    model = strategy(sizes=[64, 100, 10], evaluator=None).model
+    model = strategy(sizes=[64, 512, 10], evaluator=None).model
     learning = next(e for e in RunConfig().learning if type(e.options) is type(model.learning))
     assert model.learning == learning.options
     generator = torch.Generator()

@@ -192,7 +192,7 @@ class RunConfig(Options):
         min_length=1,
     )
     seeds: list[int] = option(
-        lambda: [0, 1, 2],
+        lambda: [0, 1, 2, 3, 4],
         "seeds of the runs: a list, or '0:3' for 0, 1, 2",
         convert=seeds_from,
         ge=0,

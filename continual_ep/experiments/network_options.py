@@ -49,7 +49,7 @@ class NetworkOptions(Options, ABC):
 class DenseOptions(NetworkOptions):
     """What all networks have whose hidden layers are dense."""
 
-    hidden: list[int] = option(lambda: [100], "units of the hidden layers", ge=1)
+    hidden: list[int] = option(lambda: [512], "units of the hidden layers", ge=1)
 
     @property
     def depth(self) -> int:
@@ -124,6 +124,7 @@ class DendriteOptions(Options):
 class DendriticOptions(SettlingOptions, DenseOptions):
     """A recurrent network with dendrites."""
 
+    hidden: list[int] = option(lambda: [100], "units of the hidden layers", ge=1)
     dendrites: DendriteOptions = option(DendriteOptions, "dendritic branches")
 
 
@@ -205,6 +206,7 @@ class MLPOptions(DenseOptions):
 class CNNOptions(DenseOptions):
     """Feed-forward convolutions and dense layers."""
 
+    hidden: list[int] = option(lambda: [100], "units of the hidden layers", ge=1)
     convolutions: KernelOptions = option(KernelOptions, "convolutional layers")
     activation: FeedforwardActivation = option("relu", "of the hidden layers")
     readout: Literal["linear"] = option("linear", "logits")
