@@ -315,7 +315,7 @@ class Pooled(nn.Module):
 
 def test_evaluation_between_epochs_is_not_recorded():
     """Inputs of the test stream must not enter the means of a chain."""
-    sleep = every_night(steps=20)
+    sleep = every_night(steps=20, dreams="mean")
     strategy = train([], sleep, model=Pooled(), epochs=3, eval_every=1)
     experiences = stream()
     strategy.train(experiences[0], eval_streams=[experiences[1:3]])
@@ -331,7 +331,7 @@ def test_copies_of_the_model_are_not_recorded():
         def before_forward(self, strategy, **kwargs):
             copy.deepcopy(strategy.model).train()(strategy.mb_x + 100.0)
 
-    sleep = every_night(when=[])
+    sleep = every_night(when=[], dreams="mean")
     strategy = train([], sleep, RunsACopy(), model=Pooled())
     for group in strategy.optimizer.param_groups:
         group["lr"] = 0.0
@@ -346,7 +346,7 @@ def test_copies_of_the_model_are_not_recorded():
 
 
 def test_separate_chains_sleep_beside_distillation():
-    sleep = every_night(steps=20)
+    sleep = every_night(steps=20, dreams="mean")
     train(stream()[:2], sleep, model=Pooled(), kind=LwF, alpha=1.0, temperature=2.0)
     assert sleep._inner["out.weight"].count == int((digits()[1][:300] < 4).sum())
 

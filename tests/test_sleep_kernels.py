@@ -129,7 +129,7 @@ def test_kernels_keep_their_weights_unless_asked():
     for kernels in (False, True):
         model = cnn(bias=False)
         before = [p.detach().clone() for p in model.parameters()]
-        diary = sleep_once(model, MEAN, steps=200, firing_rate=0.02, kernels=kernels)
+        diary = sleep_once(model, MEAN, dreams="mean", steps=200, firing_rate=0.02, kernels=kernels)
         changed = [not torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True)]
         assert changed == [kernels, kernels, True, True]
         assert diary.layers == ("0.weight", "4.weight", "8.weight", "9.weight")

@@ -13,7 +13,7 @@ from continual_ep.sleep import SleepParameters, find_chains, sleep_replay
 from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.plasticity import GatedHebbian
 from continual_ep.sleep.replay_input import (
-    ClassReplayInput,
+    DrawnReplayInput,
     FunctionReplayInput,
     MeanReplayInput,
     input_spikes,
@@ -382,7 +382,7 @@ def test_input_spikes_come_at_the_rate_asked_for():
 
 
 def test_class_replay_holds_its_class_across_calls():
-    replay, generator = ClassReplayInput(torch.eye(3), hold=4), torch.Generator().manual_seed(0)
+    replay, generator = DrawnReplayInput(torch.eye(3), hold=4), torch.Generator().manual_seed(0)
     drawn = torch.cat([replay(n, generator) for n in (3, 1, 6, 5, 105)]).argmax(1)
     segments = drawn.reshape(30, 4)
     assert bool((segments == segments[:, :1]).all())

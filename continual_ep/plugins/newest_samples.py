@@ -1,5 +1,6 @@
-"""What of the experience at hand a night may look at: its classes, and samples for the guard."""
+"""What of the experience at hand a night may look at: its classes, and samples."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,19 +29,23 @@ def classes_of(experience: Any) -> tuple[int, ...]:
 
 
 def newest_samples(
-    experience: Any, generator: torch.Generator, batch_size: int, device: torch.device | str
+    experience: Any,
+    generator: torch.Generator,
+    batch_size: int,
+    device: torch.device | str,
+    size: Callable[[int], int] = sample_size,
 ) -> list[Batch]:
     """Random samples of an experience, as the evaluation reads them.
 
     :param generator: draws which; global random streams are left alone.
-    :returns: see :func:`~continual_ep.sleep.guard.sample_size` for how many.
+    :param size: how many of so many samples; default: as many as the guard looks at.
     :raises ConfigurationError: without labelled samples at hand.
     """
     refuse_without_samples(experience)
     parts = datasets_of(experience)
     sizes = torch.tensor([len(part) for part in parts], dtype=torch.long)
     total = int(sizes.sum())
-    chosen = torch.randperm(total, generator=generator)[: sample_size(total)].sort().values
+    chosen = torch.randperm(total, generator=generator)[: size(total)].sort().values
     part_of_sample = torch.bucketize(chosen, sizes.cumsum(0), right=True)
     firsts = sizes.cumsum(0) - sizes
     picked = [
@@ -56,9 +61,9 @@ def refuse_without_samples(experience: Any) -> None:
     """:raises ConfigurationError: for an experience without labelled samples at hand."""
     if not any(len(getattr(part, "targets", ())) for part in datasets_of(experience)):
         raise ConfigurationError(
-            f"experience {experience.current_experience} has no labelled data set at hand, on which the "
-            "guard could compare the network before and after a night: use guard=False to sleep "
-            "without it"
+            f"experience {experience.current_experience} has no labelled data set at hand, which a night "
+            "replays and on which its guard compares the network before and after: to sleep without it "
+            "use dreams='mean' and guard=False"
         )
 
 

@@ -53,14 +53,18 @@ from continual_ep.synapses import Synapses
 #: Format of the state dict; raised when its meaning changes.
 STATE_FORMAT = 2
 
+#: Samples of an experience that a night replays, at most; and their values, 256 MiB in float32.
+REPLAYED_SAMPLES = 1000
+REPLAYED_VALUES = 1 << 26
+
 
 class SleepReplay(SupervisedPlugin):
     """Lets the model sleep after experiences, so that it forgets less of the earlier ones.
 
     Works with any strategy and any model: networks with a method ``synapses()`` name their layers
     themselves; in other modules Linear and Conv2d layers are found by watching one batch. It stores
-    no samples, only running means; it does not touch the optimizer, other layers, or the random
-    streams of the training. It sleeps in ``after_training_exp``, before the evaluator and the
+    no samples beyond their experience, only running means. It does not touch the optimizer, other
+    layers, or the random streams of the training. It sleeps in ``after_training_exp``, before the evaluator and the
     evaluation at the end of an experience. ``eval_every`` > 0 may evaluate the last epoch before the
     sleep. Plugins that inherit from :class:`~continual_ep.sleep.SleepHooks` are called around each night.
 
@@ -187,8 +191,9 @@ class SleepReplay(SupervisedPlugin):
             self.statistics.shape = tuple(strategy.mb_x.shape[1:])
 
     def _check_guard(self, strategy: Any, experience: Any, example: Tensor) -> None:
-        if self.schedule.guard:
+        if self.schedule.guard or "samples" in self.algorithm.needs:
             refuse_without_samples(experience)
+        if self.schedule.guard:
             with evaluating(strategy.model, strategy.device):
                 output = forward_of(strategy)(example.to(strategy.device))
             class_scores(output, torch.zeros(len(example), dtype=torch.long))
@@ -205,7 +210,8 @@ class SleepReplay(SupervisedPlugin):
 
     def _record_inner_inputs(self, strategy: Any) -> None:
         self._sampled = []
-        if self.algorithm.needs & {"mean-input", "experience-mean"}:
+        needs = self.algorithm.needs
+        if needs & {"mean-input", "experience-mean"} and "samples" not in needs:
             chains = self._chains or []
             plastic = self._plastic(chains)
             for chain in self._sleeping(strategy, chains, plastic):
@@ -311,6 +317,9 @@ class SleepReplay(SupervisedPlugin):
         maxima = None
         if "activity-maxima" in self.algorithm.needs:
             maxima = self._activity_maxima(strategy, self._chains)
+        samples = None
+        if "samples" in self.algorithm.needs:
+            samples = self._samples(strategy, math.prod(seen_shape))
         shape, images = _known_images(seen_shape, strategy.experience)
         return Night(
             model=strategy.model,
@@ -325,9 +334,22 @@ class SleepReplay(SupervisedPlugin):
             images=images,
             forward=forward_of(strategy),
             warnings=self._warnings,
+            samples=samples,
             separate_heads=separate_heads(strategy.model),
             recorder=self.recorder,
         )
+
+    def _samples(self, strategy: Any, inputs: int) -> Tensor:
+        """Inputs of the experience at hand for the night to replay."""
+        most = max(1, min(REPLAYED_SAMPLES, REPLAYED_VALUES // inputs))
+        batches = newest_samples(
+            strategy.experience,
+            generator_from(f"samples/{self.seed}/{self.experiences}"),
+            max(1, strategy.eval_mb_size),
+            strategy.device,
+            lambda total: min(total, most),
+        )
+        return torch.cat([x for x, _, _ in batches])
 
     def _activity_maxima(self, strategy: Any, chains: list[Chain]) -> dict[str, float]:
         """The largest activations under the current weights, over the current experience."""

@@ -20,7 +20,7 @@ from continual_ep.sleep.registry import (
     make_algorithm,
 )
 from continual_ep.sleep.replay_input import (
-    ClassReplayInput,
+    DrawnReplayInput,
     FunctionReplayInput,
     MeanReplayInput,
     ReplayInput,
@@ -33,8 +33,8 @@ __all__ = [
     "SLEEP_ALGORITHMS",
     "Chain",
     "ClassMeanReplay",
-    "ClassReplayInput",
     "Downscaling",
+    "DrawnReplayInput",
     "FunctionReplayInput",
     "GatedHebbian",
     "InputStatistics",

@@ -24,8 +24,11 @@ from continual_ep.synapses import Synapses
 #: ``"experience-mean"``: the same over the latest experience only. ``"class-means"``: the mean input of
 #: each class. ``"activity-maxima"``: the largest activation of each layer over the latest experience.
 #: ``"kernel-features"``: the mean input of the first layer that changes above kernels that do not, from which
-#: on the night then runs.
-Need = Literal["mean-input", "experience-mean", "class-means", "activity-maxima", "kernel-features"]
+#: on the night then runs. ``"samples"``: inputs of the latest experience, which is at hand; nothing is kept
+#: of them.
+Need = Literal[
+    "mean-input", "experience-mean", "class-means", "activity-maxima", "kernel-features", "samples"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class Night:
     :param input_shape: of one input before it was flattened; None: as in ``statistics``.
     :param images: whether the inputs are images; None: not known.
     :param forward: how to run the model on a batch, where calling it is not enough.
+    :param samples: inputs of the latest experience, ``(samples, ...)``; None unless needed.
     :param new_classes: of the experience just learned; :param old_classes: of earlier ones alone.
     :param separate_heads: whether the tasks have output layers of their own.
     :param recorder: keeps which units spike when, in nights of spiking units; None: not asked for.
@@ -57,6 +61,7 @@ class Night:
     images: bool | None = None
     forward: Callable[[Tensor], Any] | None = None
     warnings: WarnOnce = field(default_factory=WarnOnce)
+    samples: Tensor | None = None
     new_classes: tuple[int, ...] = ()
     old_classes: tuple[int, ...] = ()
     separate_heads: bool = False
@@ -110,8 +115,10 @@ class SleepAlgorithm(Options, ABC):
 
         By default the mean input, if it was gathered. Nothing changes.
         """
-        overall = night.statistics.overall
-        return overall.mean[None] if overall.count else None
+        statistics = night.statistics
+        if not statistics.overall.count:
+            return None
+        return statistics.input_range().rates(statistics.overall.mean)[None]
 
     def nothing_to_win(self, night: Night) -> str | None:
         """Why a night of this algorithm recovers nothing on these layers; None if it may."""

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from continual_ep.errors import InputError
+from continual_ep.errors import ConfigurationError, InputError
 from continual_ep.options import option
 from continual_ep.sleep.algorithm import Need, Night, SleepAlgorithm
 from continual_ep.sleep.calibration import published_thresholds
 from continual_ep.sleep.diary import SleepDiary
-from continual_ep.sleep.layers import Chain, has_biases
+from continual_ep.sleep.input_range import InputRange, keep_offset_current
+from continual_ep.sleep.layers import Chain
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.prepare import prepare_chains
 from continual_ep.sleep.replay_input import (
-    ClassReplayInput,
+    DrawnReplayInput,
     FunctionReplayInput,
     MeanReplayInput,
     ReplayInput,
@@ -25,6 +26,9 @@ from continual_ep.sleep.replay_input import (
     square_image,
     with_mask,
 )
+
+#: Default of ``hold``. Membranes add up the spikes of one sample, not of a mixture.
+HOLD = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,34 +40,49 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
     those of :class:`~continual_ep.sleep.SleepParameters` and three more.
     """
 
-    dreams: Literal["mean", "experience-mean", "class-means"] | Callable[..., Any] = option(
-        "mean",
-        "what is replayed: the mean of all inputs seen, of the latest experience's, one class mean at "
-        "a time, or in Python a function (generator, step) -> rates",
+    dreams: Literal["experience", "mean", "experience-mean", "class-means"] | Callable[..., Any] = (
+        option(
+            "experience",
+            "what is replayed: samples of the latest experience, which is still at hand; the mean of all "
+            "inputs seen (published); the mean of the latest experience's; class-means, one at a time; "
+            "or in Python a function (generator, step) -> rates",
+        )
     )
     entry: Literal["features", "input"] = option(
         "features",
         "where a night begins below which kernels stay as they are: features: above them, with the mean "
         "of what they sent while awake; input: below them, and they spike",
     )
-    hold: int = option(1, "steps for which class-means replays the same class", ge=1)
+    hold: int = option(HOLD, "steps for which a sample or a class mean is replayed", ge=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset != "calibrated" and "dreams" not in getattr(self, "_given"):  # noqa: B009
+            object.__setattr__(self, "dreams", "mean")  # as published
 
     @property
     def needs(self) -> frozenset[Need]:
-        mean: Need = "experience-mean" if self.dreams == "experience-mean" else "mean-input"
-        classes: list[Need] = ["class-means"] if self.dreams == "class-means" else []
-        maxima: list[Need] = [] if self.gain_scale is None else ["activity-maxima"]
+        needs: list[Need] = ["mean-input"]
+        if self.dreams == "experience":
+            needs.append("samples")
+        elif self.dreams == "experience-mean":
+            needs = ["experience-mean"]
+        elif self.dreams == "class-means":
+            needs.append("class-means")
+        if self.gain_scale is not None:
+            needs.append("activity-maxima")
         # Class means and own functions are inputs of the model; published constants name all its layers.
         above = self.entry == "features" and self.dreams in ("mean", "experience-mean")
-        features: list[Need] = ["kernel-features"] if above and self.thresholds is None else []
-        return frozenset([mean, *classes, *maxima, *features])
+        if above and self.thresholds is None:
+            needs.append("kernel-features")
+        return frozenset(needs)
 
     def check(
         self, chains: Sequence[Chain], input_shape: tuple[int, ...], images: bool | None
     ) -> None:
         if self.thresholds is not None:
             published_thresholds(chains, self)
-        if not callable(self.dreams):
+        if not callable(self.dreams) and not self._whole:
             nothing = MeanReplayInput(chains[0].layers[0].weight.detach().new_zeros(1))
             with_mask(nothing, input_shape, self, features=images is False)
 
@@ -76,52 +95,103 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             "what sleeps with profit are hidden dense layers with it (see docs/sleep.md)"
         )
 
+    @property
+    def _whole(self) -> bool:
+        """Whether samples are replayed as they are, without a mask."""
+        return self.dreams == "experience" and self.window in ("auto", None) and self.subset == 1.0
+
     def run(self, night: Night) -> SleepDiary:
         # A chain whose inputs have not been seen has nothing to replay.
-        chains = [c for c in night.chains if _seen(c, night)]
+        chains = [c for c in night.chains if self._has_input(c, night)]
         if not chains:
             raise InputError("no inputs have been seen, so there is nothing to replay")
         unseen = [s.name for c in night.chains if c not in chains for s in c.layers]
-        self._warn(night, chains, [name for name in unseen if name in night.plastic])
+        self._warn(night, [name for name in unseen if name in night.plastic])
         maxima = None
         if night.activity_maxima is not None:
             maxima = [[night.activity_maxima[s.name] for s in c.layers] for c in chains]
-        return prepare_chains(
-            chains,
-            [self._replay_input(chain, night) for chain in chains],
+        driven = [self._driven(chain, night) for chain in chains]
+        before = [d.chain.layers[0].weight.detach().clone() for d in driven]
+        diary = prepare_chains(
+            [d.chain for d in driven],
+            [d.replay for d in driven],
             self,
             steps=self.night_steps(night.number),
             plastic=night.plastic,
             generators=[night.generator(number) for number in range(len(chains))],
             activity_maxima=maxima,
         ).run(night.recorder)
+        for drive, weight in zip(driven, before, strict=True):
+            self._keep_offset(drive, weight, night)
+        return diary
 
     def replayed(self, night: Night, draws: int, generator: torch.Generator) -> Tensor | None:
         statistics = night.statistics
         if statistics.shape is None or not statistics.overall.count:
             return None
-        replay = self._model_input(night, math.prod(statistics.shape))
-        return replay(draws, generator)
-
-    def _replay_input(self, chain: Chain, night: Night) -> ReplayInput:
-        if chain.source is not None:
-            return inner_replay(night.inner_means[chain.layers[0].name], self)
-        return self._model_input(night, chain.inputs)
-
-    def _model_input(self, night: Night, inputs: int) -> ReplayInput:
         if callable(self.dreams):
-            return FunctionReplayInput(self.dreams, inputs)
+            return FunctionReplayInput(self.dreams, math.prod(statistics.shape))(draws, generator)
+        # Samples of the newest classes would be answered with them in any case; parts of the mean
+        # of all inputs show whether the newest classes win on anything.
+        return self._masked_means(night, math.prod(statistics.shape))(draws, generator)
+
+    def _has_input(self, chain: Chain, night: Night) -> bool:
+        if self.dreams == "experience":
+            return night.samples is not None
+        return chain.source is None or chain.layers[0].name in night.inner_means
+
+    def _driven(self, chain: Chain, night: Night) -> "_Driven":
+        if not any(layer.name in night.plastic for layer in chain.layers):
+            return _Driven(chain, MeanReplayInput(torch.zeros(chain.inputs)))
+        if self.dreams == "experience":
+            return self._driven_by_samples(chain, night)
+        if chain.source is not None:
+            return _Driven(chain, inner_replay(night.inner_means[chain.layers[0].name], self))
+        if callable(self.dreams):
+            replay: ReplayInput = FunctionReplayInput(self.dreams, chain.inputs)
+        else:
+            replay = self._masked_means(night, chain.inputs)
+        return _Driven(chain, replay, *_offset(night))
+
+    def _driven_by_samples(self, chain: Chain, night: Night) -> "_Driven":
+        """Layers below the first one that changes are not simulated: their activity is the input."""
+        assert night.samples is not None
+        first = next(n for n, layer in enumerate(chain.layers) if layer.name in night.plastic)
+        layer = chain.layers[first]
+        if first == 0 and chain.source is None:
+            x, span = night.samples.flatten(1), night.statistics.input_range()
+        else:
+            x = night.inputs_of(layer, night.samples)
+            layer = replace(layer, pooling=())
+            span = InputRange.between(*(v.cpu().expand(x.shape[1]) for v in x.aminmax()))
+        rates = span.rates(x)
+        replay: ReplayInput = DrawnReplayInput(rates, self.hold)
+        if not self._whole:
+            if first > 0 or chain.source is not None:
+                raise ConfigurationError(
+                    f"window and subset mask the model's inputs, but {layer.name} is driven by the "
+                    "activity of layers that do not change: use dreams='mean', or no mask"
+                )
+            shape = night.input_shape or night.statistics.shape or (x.shape[1],)
+            no_window = night.images is False or self.window == "auto"
+            replay = with_mask(replay, shape, self, features=no_window)
+        layers = (layer, *chain.layers[first + 1 :])
+        constant = (rates == 0).all(0)
+        return _Driven(Chain(layers, chain.source, x.shape[1]), replay, span.low, constant)
+
+    def _masked_means(self, night: Night, inputs: int) -> ReplayInput:
         replay: ReplayInput
         statistics = night.statistics
+        span = statistics.input_range()
         if self.dreams == "class-means":
-            replay = ClassReplayInput(statistics.class_means(), self.hold)
+            replay = DrawnReplayInput(span.rates(statistics.class_means()), self.hold)
         elif self.dreams == "experience-mean" and statistics.experience.count:
-            replay = MeanReplayInput(statistics.experience.mean)
+            replay = MeanReplayInput(span.rates(statistics.experience.mean))
         else:
-            replay = MeanReplayInput(statistics.overall.mean)
+            replay = MeanReplayInput(span.rates(statistics.overall.mean))
         shape = night.input_shape or statistics.shape or (inputs,)
         if len(shape) == 1 and night.images is None and self.window == "auto":
-            if square_image(shape):
+            if square_image(shape) and not self._whole:
                 night.warnings.warn(
                     "flat",
                     f"flat inputs of {shape[0]} values are taken for square images and replayed through "
@@ -130,27 +200,51 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
                 )
         return with_mask(replay, shape, self, features=night.images is False)
 
-    def _warn(self, night: Night, chains: Sequence[Chain], unseen: Sequence[str]) -> None:
+    def _keep_offset(self, driven: "_Driven", before: Tensor, night: Night) -> None:
+        layer = driven.chain.layers[0]
+        if driven.low is None or layer.kernel is not None or not bool(driven.low.any()):
+            return
+        if not keep_offset_current(layer, before, driven.low, driven.constant):
+            night.warnings.warn(
+                "offset",
+                f"inputs of {layer.name} are as low as {float(driven.low.min()):.3g}, and it has no "
+                "bias that could keep what this offset does to its units as it is: add a bias, or "
+                "scale the inputs to [0, 1]",
+            )
+
+    def _warn(self, night: Night, unseen: Sequence[str]) -> None:
         if unseen:
             night.warnings.warn(
                 "unseen",
                 f"no inputs of these layers were seen while awake, so they do not sleep: "
                 f"{', '.join(unseen)}. If they should, train them before the night",
             )
-        if names := has_biases(chains):
-            night.warnings.warn(
-                "biases",
-                f"sleep changes weights, not biases, and these layers have some: {', '.join(names)} "
-                f"(biases={self.biases!r}: see docs/sleep.md). Networks without biases remember more.",
-            )
-        share = float((night.statistics.overall.mean < 0).double().mean())
-        if share > 0.5:
+        mean = night.statistics.overall.mean
+        share = float((mean < 0).double().mean())
+        if share > 0.5 and night.statistics.low is None:
             night.warnings.warn(
                 "negative",
-                f"{share:.0%} of the mean input is negative, and negative rates never spike: scale the "
-                "inputs to [0, 1] instead of standardising them",
+                f"{share:.0%} of the mean input is negative, and negative rates never spike: give "
+                "samples, which show the range of the inputs, or scale the inputs to [0, 1]",
             )
 
 
-def _seen(chain: Chain, night: Night) -> bool:
-    return chain.source is None or chain.layers[0].name in night.inner_means
+@dataclass(frozen=True)
+class _Driven:
+    """A chain with what it replays.
+
+    :param low: the inputs at rates of zero; None: not known. :param constant: inputs that stay there.
+    """
+
+    chain: Chain
+    replay: ReplayInput
+    low: Tensor | None = None
+    constant: Tensor | None = None
+
+
+def _offset(night: Night) -> tuple[Tensor, Tensor | None]:
+    """The lowest inputs, and which inputs never leave them."""
+    span = night.statistics.input_range()
+    if night.samples is None:
+        return span.low, None
+    return span.low, (span.rates(night.samples.flatten(1)) == 0).all(0)

@@ -86,13 +86,3 @@ def plastic_layers(
             f"nothing is left to sleep: all of {', '.join(names)} are excluded or frozen"
         )
     return plastic
-
-
-def has_biases(chains: Sequence[Chain]) -> list[str]:
-    """The names of the layers with biases that are not all zero."""
-    return [
-        layer.name
-        for chain in chains
-        for layer in chain.layers
-        if layer.bias is not None and bool(torch.any(layer.bias != 0))
-    ]

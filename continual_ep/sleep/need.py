@@ -20,8 +20,8 @@ DRAWS = 200
 
 
 def inputs_from_rates(rates: Tensor, night: Night) -> Tensor:
-    """The inputs of the awake network that belong to rates of input units, ``(n, inputs)``."""
-    return rates
+    """The inputs of the awake network with these rates, ``(draws, inputs)``."""
+    return night.statistics.input_range().inputs(rates)
 
 
 def need_of_sleep(algorithm: SleepAlgorithm, night: Night, draws: int = DRAWS) -> float | None:

@@ -17,9 +17,10 @@ from continual_ep.sleep.walk import chains_of, refuse_inner_inputs
 
 def sleep_once(
     model: nn.Module,
-    mean_input: Tensor,
+    mean_input: Tensor | None = None,
     algorithm: str | SleepAlgorithm = "src",
     *,
+    samples: Tensor | None = None,
     class_means: Mapping[int, Tensor] | None = None,
     activity_maxima: Sequence[float] | None = None,
     inner_means: Mapping[str, Tensor] | None = None,
@@ -32,9 +33,12 @@ def sleep_once(
     """Run one night of a sleep algorithm on a model.
 
     :param model: changed in place.
-    :param mean_input: the mean of the inputs seen awake, in the shape of one input; flat inputs count as
-        images when their number is a square, or three times one (``window=None`` for features).
+    :param mean_input: the mean of the inputs seen awake, in the shape of one input; default: that of
+        ``samples``. Flat inputs count as images when their number is a square, or three times one
+        (``window=None`` for features).
     :param algorithm: a name in :data:`~continual_ep.sleep.SLEEP_ALGORITHMS`, or an algorithm.
+    :param samples: inputs of the latest experience, ``(samples, ...)``, which show the range of the
+        inputs, too; needed by ``"src"`` unless it replays means (``dreams="mean"``).
     :param class_means: the mean input of each class, by label, for algorithms that need them.
     :param activity_maxima: the largest activation of each layer, for published gains.
     :param inner_means: the mean inputs of inner layers, by the name of the weight. Above kernels that stay as
@@ -50,6 +54,15 @@ def sleep_once(
     chosen = make_algorithm(algorithm, options)
     if "class-means" in chosen.needs and not class_means:
         raise InputError(f"{type(chosen).__name__} needs the mean of each class: give class_means")
+    if "samples" in chosen.needs and samples is None:
+        raise InputError(
+            f"{type(chosen).__name__} replays samples of the latest experience: give samples, or replay "
+            "the mean input by dreams='mean'"
+        )
+    if mean_input is None:
+        if samples is None:
+            raise InputError("give samples of the inputs, or mean_input")
+        mean_input = samples.double().mean(0).to(samples.dtype)
     chains = chains_of(model, mean_input)
     plastic = plastic_layers(chains, exclude, kernels)
     means = inner_means or {}
@@ -57,7 +70,7 @@ def sleep_once(
         entered = enter_behind_kernels(model, chains, plastic)
         pairs = zip(chains, entered, strict=True)
         chains = [new if new.layers[0].name in means else old for old, new in pairs]
-    if "mean-input" in chosen.needs:
+    if "mean-input" in chosen.needs and "samples" not in chosen.needs:
         refuse_inner_inputs([chain for chain in chains if chain.layers[0].name not in means])
     statistics = InputStatistics(per_class=class_means is not None)
     for label, mean in (class_means or {}).items():
@@ -68,6 +81,9 @@ def sleep_once(
             )
         statistics.add_class_mean(label, mean)
     statistics.add(mean_input[None])
+    statistics.low = statistics.high = None  # a mean does not show the range
+    if samples is not None:
+        statistics.see_range(samples)
     names = [layer.name for chain in chains for layer in chain.layers]
     maxima = None
     if activity_maxima is not None:
@@ -83,6 +99,7 @@ def sleep_once(
             number=night,
             seed=seed,
             activity_maxima=maxima,
+            samples=samples,
             images=True,  # the shape of mean_input says so, as far as it can
         ),
     )

@@ -38,16 +38,16 @@ class MeanReplayInput:
         return self._rates.expand(steps, -1)
 
 
-class ClassReplayInput:
-    """The mean of a class drawn anew every ``hold`` steps, each class being as likely.
+class DrawnReplayInput:
+    """One of several rows of rates, drawn anew every ``hold`` steps, each being as likely.
 
-    :param means: shape ``(classes, n)``.
+    :param rows: of samples, or the means of classes; shape ``(rows, n)``.
     """
 
-    def __init__(self, means: Tensor, hold: int = 1) -> None:
+    def __init__(self, rows: Tensor, hold: int = 1) -> None:
         if hold < 1:
             raise ConfigurationError(f"hold must be at least 1 step, not {hold}")
-        self._rates, self._hold = checked_rates(means), hold
+        self._rates, self._hold = checked_rates(rows), hold
         self._step, self._current = 0, 0
 
     def __call__(self, steps: int, generator: torch.Generator) -> Tensor:
