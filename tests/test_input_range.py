@@ -1,5 +1,7 @@
 """The range of inputs: rates for sleep, and the offset of standardised inputs."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from avalanche.benchmarks import nc_benchmark
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from continual_ep.errors import ContinualEPWarning, InputError
+from continual_ep.errors import ConfigurationError, ContinualEPWarning, InputError
 from continual_ep.plugins import SleepReplay
 from continual_ep.sleep import sleep_once
 from continual_ep.sleep.input_range import keep_offset_current
@@ -133,3 +135,27 @@ def test_samples_are_asked_for():
         sleep_once(nn.Linear(3, 2), torch.rand(3))
     with pytest.raises(InputError, match="give samples"):
         sleep_once(nn.Linear(3, 2), algorithm="downscaling")
+
+
+def small_cnn(bias):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1, bias=bias), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(12, 16, bias=bias), nn.ReLU(), nn.Linear(16, 4, bias=bias),
+    )  # fmt: skip
+
+
+def test_above_kernels_the_awake_activity_of_the_samples_is_replayed():
+    model = small_cnn(True).eval()
+    samples = torch.randn(30, 1, 4, 4)
+    features = model[:5](samples).detach()
+    twin = deepcopy(model[5:])
+    sleep_once(model, samples=samples, steps=300)
+    sleep_once(twin, samples=features / features.max(), steps=300)
+    torch.testing.assert_close(model[5].weight, twin[0].weight)
+    torch.testing.assert_close(model[7].weight, twin[2].weight)
+
+
+def test_masks_are_refused_above_layers_that_do_not_change():
+    with pytest.raises(ConfigurationError, match="mask the model's inputs"):
+        sleep_once(small_cnn(False), samples=torch.rand(5, 1, 4, 4), steps=20, window=2)

@@ -178,7 +178,7 @@ def test_a_restored_state_continues_the_nights(make):
 
 @each_algorithm
 def test_networks_with_equilibria_sleep(make):
-    model = MRNN((64, 20, 10), readout="activated", generator=torch.Generator().manual_seed(0))
+    model = MRNN((64, 20, 10), generator=torch.Generator().manual_seed(0))
     sleep = make()
     train(stream()[:1], sleep, model=model)
     assert max(sleep.last_night.weight_change) > 0

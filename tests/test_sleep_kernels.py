@@ -233,7 +233,7 @@ def test_with_its_mean_input_given_the_first_dense_layer_begins_the_night():
     model = cnn(bias=False)
     dense = deepcopy(model[8:])
     features = model[:8](torch.rand(30, 1, 8, 8, dtype=torch.float64)).detach().mean(0)
-    options = {"steps": 200, "firing_rate": 0.02}
+    options = {"steps": 200, "firing_rate": 0.02, "dreams": "mean"}
     diary = sleep_once(model, MEAN, inner_means={"8.weight": features}, **options)
     assert diary.layers == ("8.weight", "9.weight") and min(diary.spikes) > 0
     # The same as a night of the dense layers alone on rates from 0 to 1, of which a part is shown.

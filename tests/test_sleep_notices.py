@@ -53,7 +53,7 @@ def mlp(width=16):
 
 def test_a_silent_night_warns():
     with pytest.warns(ContinualEPWarning, match="no input unit spiked"):
-        sleep_once(mlp(), torch.zeros(16), steps=1000)
+        sleep_once(mlp(), samples=torch.zeros(2, 16), steps=1000)
 
 
 def weights(model):
@@ -67,7 +67,7 @@ def test_inputs_of_the_wrong_width_are_refused_and_change_nothing(make):
     for match, arguments, options in (
         (r"step 0 has 3 rates.*16 inputs", (mean,), {"dreams": lambda g, s: torch.rand(3)}),
         (r"step 0 is a NoneType", (mean,), {"dreams": lambda g, s: None}),
-        (r"shape \(3,\) does not fit", (torch.rand(3),), {}),
+        (r"shape \(3,\) does not fit", (torch.rand(3),), {"dreams": "mean"}),
         (
             r"class 1 has 3 values.*16 inputs",
             (mean,),
@@ -130,7 +130,7 @@ def test_a_frozen_model_is_refused_with_its_weights_untouched():
     with pytest.raises(ConfigurationError, match="excluded or frozen"):
         sleep.check(strategy, stream()[1], torch.zeros(2, 16))
     with pytest.raises(ConfigurationError, match="excluded or frozen"):
-        sleep_once(model, torch.rand(16), steps=20)
+        sleep_once(model, samples=torch.rand(2, 16), steps=20)
 
 
 def test_chains_without_inputs_seen_are_named():
@@ -144,7 +144,7 @@ def test_chains_without_inputs_seen_are_named():
         def forward(self, x):
             return self.first(x) if self.training else self.first(x) + self.second(x.sin())
 
-    sleep = SleepReplay(steps=20, when="every")
+    sleep = SleepReplay(steps=20, when="every", dreams="mean")
     strategy = strategy_of(sleep, Branches())
     with pytest.warns(ContinualEPWarning, match="no inputs of these layers were seen.*second"):
         strategy.train(stream()[0])

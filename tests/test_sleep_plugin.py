@@ -415,7 +415,7 @@ def test_a_night_begins_above_the_kernels_with_the_mean_of_what_they_sent(make):
     layers, kernels, samples = {}, {}, len(stream(2)[0].dataset)
     for entry in ("features", "input"):
         model = make()
-        plugin = SleepReplay(steps=50, entry=entry, guard=False, when="every")
+        plugin = SleepReplay(steps=50, entry=entry, dreams="mean", guard=False, when="every")
         old = [p.detach().clone() for p in model.parameters() if p.dim() == 4]
         train(stream(2)[:1], plugin, model=model)
         kernels[entry] = [p.detach().clone() for p in model.parameters() if p.dim() == 4]

@@ -62,11 +62,11 @@ class SleepReplay(SupervisedPlugin):
     """Lets the model sleep after experiences, so that it forgets less of the earlier ones.
 
     Works with any strategy and any model: networks with a method ``synapses()`` name their layers
-    themselves; in other modules Linear and Conv2d layers are found by watching one batch. It stores
-    no samples beyond their experience, only running means. It does not touch the optimizer, other
-    layers, or the random streams of the training. It sleeps in ``after_training_exp``, before the evaluator and the
-    evaluation at the end of an experience. ``eval_every`` > 0 may evaluate the last epoch before the
-    sleep. Plugins that inherit from :class:`~continual_ep.sleep.SleepHooks` are called around each night.
+    themselves; in other modules Linear and Conv2d layers are found by watching one batch. It stores no
+    samples beyond their experience, only running means. It does not touch the optimizer, other layers, or
+    the random streams of the training. It sleeps in ``after_training_exp``, before the evaluator and the
+    evaluation at the end of an experience. ``eval_every`` > 0 may evaluate the last epoch before the sleep.
+    Plugins that inherit from :class:`~continual_ep.sleep.SleepHooks` are called around each night.
 
     Main arguments:
 

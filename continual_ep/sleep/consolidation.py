@@ -163,7 +163,8 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
         else:
             x = night.inputs_of(layer, night.samples)
             layer = replace(layer, pooling=())
-            span = InputRange.between(*(v.cpu().expand(x.shape[1]) for v in x.aminmax()))
+            low, high = x.cpu().aminmax()
+            span = InputRange.between(*(v.expand(x.shape[1]) for v in (low.clamp(max=0), high)))
         rates = span.rates(x)
         replay: ReplayInput = DrawnReplayInput(rates, self.hold)
         if not self._whole:
