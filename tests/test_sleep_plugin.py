@@ -448,7 +448,7 @@ def test_where_the_output_layer_alone_would_change_the_night_is_skipped_with_the
             warnings.simplefilter("ignore", ContinualEPWarning)
             train(stream(2, samples=60)[:1], plugin, model=Slim())
         assert plugin.last_night.outcome == outcome
-        assert set(plugin._inner) == {name}
+        assert not plugin._inner  # samples are replayed, so no inner input is recorded
     assert plugin.last_night.layers == (name,)
     train(stream(2)[:1], plugin := SleepReplay(exclude=["0"]))
     assert "only the output layer 3.weight would change" in plugin.last_night.reason
