@@ -48,6 +48,7 @@ CALIBRATION = (
     "test_sleep_engine.py::test_calibration_hits_the_quantile_and_the_mean_of_the_strongest"
 )
 WINDOW = "test_sleep_modules.py::test_a_window_shows_a_square_somewhere_in_all_channels"
+BATCH_NORM = "test_sleep_kernels.py::test_batch_norm_sleeps_as_part_of_the_weights_below_it"
 RESUMED = "test_resume.py::test_a_stopped_cell_resumes_bit_for_bit"
 
 DEFECTS = (
@@ -157,6 +158,34 @@ DEFECTS = (
         "ratio = largest / ratio",
         "ratio = largest",
         ("test_sleep_engine.py::test_published_gains_divide_by_the_ratio_before",),
+    ),
+    Defect(
+        "frozen layers: membranes not reset",
+        "sleep/frozen.py",
+        "membrane[fired.nonzero()[0]] = 0.0",
+        "membrane[fired.nonzero()[0]] += 0.0",
+        ("test_sleep_kernels.py::test_the_scan_is_the_equation",),
+    ),
+    Defect(
+        "frozen layers: kernels change by default",
+        "sleep/layers.py",
+        "if kernels or s.kernel is None",
+        "if True",
+        ("test_sleep_kernels.py::test_kernels_keep_their_weights_unless_asked",),
+    ),
+    Defect(
+        "batch norm: weights not unfolded",
+        "sleep/batch_norm.py",
+        "(changed / scale)",
+        "(changed * scale)",
+        (f"{BATCH_NORM}[ignore-False]",),
+    ),
+    Defect(
+        "replay: inner inputs not scaled",
+        "sleep/replay_input.py",
+        "rates / peak if",
+        "rates if",
+        ("test_sleep_kernels.py::test_inner_inputs_are_replayed_at_any_scale_a_part_at_a_time",),
     ),
     # ---- replayed inputs and calibration -----------------------------------------------------------
     Defect(
