@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-#: Units that go through the night together: their weights from one input fill one cache line.
-LANES = 16
+#: Units that go through the night together: more of them share the reading of spikes, and the weights of as
+#: many from a thousand inputs still fit into a core's cache.
+LANES = 64
 
 
 def compiled(function: Any) -> Any:
