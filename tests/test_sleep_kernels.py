@@ -15,7 +15,6 @@ from continual_ep.sleep import SleepParameters, find_chains, sleep_once, sleep_r
 from continual_ep.sleep import frozen as batches
 from continual_ep.sleep.engines import stepwise
 from continual_ep.sleep.frozen import scan
-from continual_ep.sleep.replay_input import WINDOW_FRACTION, inner_replay
 
 MEAN = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -224,38 +223,3 @@ def test_a_long_night_is_announced_and_shows_how_far_it_is(monkeypatch, capsys):
         slow = sleep_replay(model, MEAN, SleepParameters(steps=5), kernels=True)
     assert "night: 2 of 5 steps, " in capsys.readouterr().err
     assert torch.equal(slow.counts, quick.counts)
-
-
-# -- where a night begins --------------------------------------------------------------------------
-
-
-def test_with_its_mean_input_given_the_first_dense_layer_begins_the_night():
-    model = cnn(bias=False)
-    dense = deepcopy(model[8:])
-    features = model[:8](torch.rand(30, 1, 8, 8, dtype=torch.float64)).detach().mean(0)
-    options = {"steps": 200, "firing_rate": 0.02, "dreams": "mean"}
-    diary = sleep_once(model, MEAN, inner_means={"8.weight": features}, **options)
-    assert diary.layers == ("8.weight", "9.weight") and min(diary.spikes) > 0
-    # The same as a night of the dense layers alone on rates from 0 to 1, of which a part is shown.
-    rates = features.clamp(min=0) / features.max()
-    expected = sleep_once(dense, rates, window=None, subset=WINDOW_FRACTION**2, **options)
-    assert torch.equal(diary.counts, expected.counts)
-    assert torch.equal(model[8].weight, dense[0].weight)
-    below = sleep_once(
-        cnn(bias=False), MEAN, inner_means={"8.weight": features}, entry="input", **options
-    )
-    assert below.layers == ("0.weight", "4.weight", "8.weight", "9.weight")
-
-
-@pytest.mark.parametrize(
-    ("options", "share"),
-    [({}, 0.154), ({"window": None}, 1.0), ({"subset": 0.4}, 0.4), ({"window": 5}, 0.154)],
-)
-def test_inner_inputs_are_replayed_at_any_scale_a_part_at_a_time(options, share):
-    mean = torch.tensor([30.0, 15.0, -3.0, 0.0])
-    replay = inner_replay(mean, SleepParameters(**options))
-    shown = replay(4000, torch.Generator().manual_seed(0))
-    assert set(shown.flatten().tolist()) <= {0.0, 0.5, 1.0}
-    expected = share * torch.tensor([1.0, 0.5, 0.0, 0.0])
-    torch.testing.assert_close(shown.mean(0), expected, atol=0.03, rtol=0)
-    assert not inner_replay(torch.zeros(3), SleepParameters())(5, torch.Generator()).any()

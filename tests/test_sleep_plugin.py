@@ -411,23 +411,19 @@ def small_network():
 
 
 @pytest.mark.parametrize("make", [small_cnn, small_network])
-def test_a_night_begins_above_the_kernels_with_the_mean_of_what_they_sent(make):
-    layers, kernels, samples = {}, {}, len(stream(2)[0].dataset)
-    for entry in ("features", "input"):
+def test_means_pass_through_kernels_as_spikes_and_samples_as_activity(make):
+    kernels, layers = {}, {}
+    for dreams in ("mean", "experience"):
         model = make()
-        plugin = SleepReplay(steps=50, entry=entry, dreams="mean", guard=False, when="every")
+        plugin = SleepReplay(steps=50, dreams=dreams, guard=False, when="every")
         old = [p.detach().clone() for p in model.parameters() if p.dim() == 4]
         train(stream(2)[:1], plugin, model=model)
-        kernels[entry] = [p.detach().clone() for p in model.parameters() if p.dim() == 4]
-        assert not torch.equal(kernels[entry][0], old[0])  # trained
-        layers[entry] = plugin.last_night.layers
-        if entry == "features":
-            (mean,) = plugin._inner.values()
-            # Each sample where a module gets the inputs, else each tenth batch of 32.
-            assert mean.count == (samples if make is small_cnn else 32) and mean.mean.shape == (36,)
+        kernels[dreams] = [p.detach().clone() for p in model.parameters() if p.dim() == 4]
+        assert not torch.equal(kernels[dreams][0], old[0])  # trained
+        layers[dreams] = plugin.last_night.layers
     # The night itself left the kernels alone, whatever it began with.
-    assert torch.equal(kernels["features"][0], kernels["input"][0])
-    assert layers["input"][1:] == layers["features"] and len(layers["input"]) == 3
+    assert torch.equal(kernels["mean"][0], kernels["experience"][0])
+    assert layers["mean"][1:] == layers["experience"] and len(layers["mean"]) == 3
 
 
 def test_where_the_output_layer_alone_would_change_the_night_is_skipped_with_the_reason():

@@ -13,7 +13,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
 from continual_ep.errors import CheckpointError, WarnOnce, reading_state
-from continual_ep.forward_passes import evaluating, has_activities
+from continual_ep.forward_passes import evaluating
 from continual_ep.metrics.evaluation import batches_of
 from continual_ep.plugins.newest_samples import classes_of, newest_samples, refuse_without_samples
 from continual_ep.plugins.night_reports import log_night, publish_night, restored_warning
@@ -25,7 +25,7 @@ from continual_ep.plugins.when_to_sleep import (
     separate_heads,
 )
 from continual_ep.seeding import generator_from
-from continual_ep.sleep.activity import ActivityMaxima, enter_behind_kernels, layer_inputs
+from continual_ep.sleep.activity import ActivityMaxima
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
 from continual_ep.sleep.diary import NightReport
 from continual_ep.sleep.guard import (
@@ -48,7 +48,6 @@ from continual_ep.sleep.registry import SleepSchedule, make_algorithm
 from continual_ep.sleep.statistics import InputStatistics, RunningMean
 from continual_ep.sleep.walk import find_chains, unknown_layers_warning
 from continual_ep.streams.experiences import benchmark_of, part_of, refuse_empty
-from continual_ep.synapses import Synapses
 
 #: Format of the state dict; raised when its meaning changes.
 STATE_FORMAT = 2
@@ -142,7 +141,6 @@ class SleepReplay(SupervisedPlugin):
         self._unknown: list[str] = []
         self._inner: dict[str, RunningMean] = {}
         self._hooks: list[Any] = []
-        self._sampled: list[tuple[Synapses, RunningMean]] = []
         self._warnings = WarnOnce()
 
     @property
@@ -181,10 +179,9 @@ class SleepReplay(SupervisedPlugin):
             return
         if self._chains is None:
             self._chains, self._unknown = self._find_chains(strategy, strategy.mb_x[:2])
-            self._record_inner_inputs(strategy)
+            self._record_inner_inputs()
             if not self.classes:  # before the first experience is learned
                 self._check_guard(strategy, strategy.experience, strategy.mb_x[:2])
-        self._sample_inner_inputs(strategy)
         if self.algorithm.needs:
             self.statistics.add(strategy.mb_x, strategy.mb_y)
         else:
@@ -208,35 +205,14 @@ class SleepReplay(SupervisedPlugin):
     def _plastic(self, chains: Sequence[Chain]) -> frozenset[str]:
         return plastic_layers(chains, self.schedule.exclude, self.schedule.kernels)
 
-    def _record_inner_inputs(self, strategy: Any) -> None:
-        self._sampled = []
+    def _record_inner_inputs(self) -> None:
         needs = self.algorithm.needs
         if needs & {"mean-input", "experience-mean"} and "samples" not in needs:
-            chains = self._chains or []
-            plastic = self._plastic(chains)
-            for chain in self._sleeping(strategy, chains, plastic):
-                if chain.source is None or not any(s.name in plastic for s in chain.layers):
-                    continue
-                mean = self._inner.setdefault(chain.layers[0].name, RunningMean())
-                if has_activities(chain.source):  # its layers are no modules
-                    self._sampled.append((chain.layers[0], mean))
-                else:
+            plastic = self._plastic(self._chains or [])
+            for chain in self._chains or []:
+                if chain.source is not None and any(s.name in plastic for s in chain.layers):
+                    mean = self._inner.setdefault(chain.layers[0].name, RunningMean())
                     self._hooks.append(_record_inputs(chain.source, mean))
-
-    def _sleeping(
-        self, strategy: Any, chains: Sequence[Chain], plastic: frozenset[str]
-    ) -> Sequence[Chain]:
-        """The chains as the algorithm wants them."""
-        if "kernel-features" not in self.algorithm.needs:
-            return chains
-        return enter_behind_kernels(strategy.model, chains, plastic)
-
-    def _sample_inner_inputs(self, strategy: Any) -> None:
-        """Run the model on every tenth batch, for layers whose inputs no module gets."""
-        for layer, mean in self._sampled:
-            if strategy.clock.train_iterations % 10 == 0 or not mean.count:
-                x = strategy.mb_x
-                mean.add(layer_inputs(strategy.model, layer, x, forward_of(strategy)))
 
     def _remove_hooks(self) -> None:
         for hook in self._hooks:
@@ -313,7 +289,6 @@ class SleepReplay(SupervisedPlugin):
         if self._chains is None:  # nothing was trained on in this experience
             example = next(strategy.model.parameters()).new_zeros(2, *seen_shape)
             self._chains, self._unknown = self._find_chains(strategy, example)
-        plastic = self._plastic(self._chains)
         maxima = None
         if "activity-maxima" in self.algorithm.needs:
             maxima = self._activity_maxima(strategy, self._chains)
@@ -323,8 +298,8 @@ class SleepReplay(SupervisedPlugin):
         shape, images = _known_images(seen_shape, strategy.experience)
         return Night(
             model=strategy.model,
-            chains=self._sleeping(strategy, self._chains, plastic),
-            plastic=plastic,
+            chains=self._chains,
+            plastic=self._plastic(self._chains),
             statistics=self.statistics,
             number=self.experiences,
             seed=self.seed,

@@ -1,9 +1,6 @@
 """Activities of the awake network: the largest ones, and what reaches a layer."""
 
-import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,27 +31,6 @@ def layer_inputs(
         if number > 0:
             inputs = owner.activities(inputs)[number - 1]  # type: ignore[operator]
     return inputs.detach().flatten(1)
-
-
-def enter_behind_kernels(
-    model: nn.Module, chains: Sequence[Chain], plastic: frozenset[str]
-) -> list[Chain]:
-    """Let chains begin at their first plastic layer where it lies above kernels that stay as they are.
-
-    They replay the mean of that layer's inputs as seen awake, instead of spikes through the kernels.
-
-    :param plastic: names of the layers that change.
-    """
-    entered = []
-    for chain in chains:
-        first = next((n for n, s in enumerate(chain.layers) if s.name in plastic), 0)
-        if any(layer.kernel is not None for layer in chain.layers[:first]):
-            layer = replace(chain.layers[first], pooling=())
-            with suppress(ConfigurationError):  # no module is known to get the inputs
-                source, _ = _owner(model, layer)
-                chain = Chain((layer, *chain.layers[first + 1 :]), source, math.prod(layer.shape))
-        entered.append(chain)
-    return entered
 
 
 def _owner(model: nn.Module, layer: Synapses) -> tuple[nn.Module, int]:

@@ -23,12 +23,8 @@ from continual_ep.synapses import Synapses
 #: ``"mean-input"``: the mean input of the model, and of layers that begin a chain of their own.
 #: ``"experience-mean"``: the same over the latest experience only. ``"class-means"``: the mean input of
 #: each class. ``"activity-maxima"``: the largest activation of each layer over the latest experience.
-#: ``"kernel-features"``: the mean input of the first layer that changes above kernels that do not, from which
-#: on the night then runs. ``"samples"``: inputs of the latest experience, which is at hand; nothing is kept
-#: of them.
-Need = Literal[
-    "mean-input", "experience-mean", "class-means", "activity-maxima", "kernel-features", "samples"
-]
+#: ``"samples"``: inputs of the latest experience, which is at hand; nothing is kept of them.
+Need = Literal["mean-input", "experience-mean", "class-means", "activity-maxima", "samples"]
 
 
 @dataclass(frozen=True, kw_only=True)

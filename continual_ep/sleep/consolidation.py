@@ -22,7 +22,6 @@ from continual_ep.sleep.replay_input import (
     FunctionReplayInput,
     MeanReplayInput,
     ReplayInput,
-    inner_replay,
     square_image,
     with_mask,
 )
@@ -37,7 +36,7 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
 
     Source: Tadros, Krishnan, Ramyaa, Bazhenov 2022 (doi:10.1038/s41467-022-34938-7); for networks
     trained by equilibrium propagation: Kubo, Delanois, Bazhenov 2025 (arXiv:2508.14081). Options are
-    those of :class:`~continual_ep.sleep.SleepParameters` and three more.
+    those of :class:`~continual_ep.sleep.SleepParameters` and two more.
     """
 
     dreams: Literal["experience", "mean", "experience-mean", "class-means"] | Callable[..., Any] = (
@@ -47,11 +46,6 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             "inputs seen (published); the mean of the latest experience's; class-means, one at a time; "
             "or in Python a function (generator, step) -> rates",
         )
-    )
-    entry: Literal["features", "input"] = option(
-        "features",
-        "where a night begins below which kernels stay as they are: features: above them, with the mean "
-        "of what they sent while awake; input: below them, and they spike",
     )
     hold: int = option(HOLD, "steps for which a sample or a class mean is replayed", ge=1)
 
@@ -71,10 +65,6 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             needs.append("class-means")
         if self.gain_scale is not None:
             needs.append("activity-maxima")
-        # Class means and own functions are inputs of the model; published constants name all its layers.
-        above = self.entry == "features" and self.dreams in ("mean", "experience-mean")
-        if above and self.thresholds is None:
-            needs.append("kernel-features")
         return frozenset(needs)
 
     def check(
@@ -146,7 +136,7 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
         if self.dreams == "experience":
             return self._driven_by_samples(chain, night)
         if chain.source is not None:
-            return _Driven(chain, inner_replay(night.inner_means[chain.layers[0].name], self))
+            return _Driven(chain, MeanReplayInput(night.inner_means[chain.layers[0].name]))
         if callable(self.dreams):
             replay: ReplayInput = FunctionReplayInput(self.dreams, chain.inputs)
         else:

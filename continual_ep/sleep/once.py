@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from continual_ep.errors import InputError
-from continual_ep.sleep.activity import enter_behind_kernels
 from continual_ep.sleep.algorithm import Night, SleepAlgorithm, run_algorithm
 from continual_ep.sleep.diary import NightReport
 from continual_ep.sleep.layers import plastic_layers
@@ -23,7 +22,6 @@ def sleep_once(
     samples: Tensor | None = None,
     class_means: Mapping[int, Tensor] | None = None,
     activity_maxima: Sequence[float] | None = None,
-    inner_means: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     night: int = 1,
     exclude: Sequence[str] = (),
@@ -41,9 +39,6 @@ def sleep_once(
         inputs, too; needed by ``"src"`` unless it replays means (``dreams="mean"``).
     :param class_means: the mean input of each class, by label, for algorithms that need them.
     :param activity_maxima: the largest activation of each layer, for published gains.
-    :param inner_means: the mean inputs of inner layers, by the name of the weight. Above kernels that stay as
-        they are the night then begins there, as it does in :class:`~continual_ep.plugins.SleepReplay`;
-        without it spikes pass through the kernels.
     :param seed: of the night's own generator; :param night: its number, from 1.
     :param exclude: names of layers whose weights stay as they are; :param kernels: whether
         the kernels of convolutions change too.
@@ -64,14 +59,8 @@ def sleep_once(
             raise InputError("give samples of the inputs, or mean_input")
         mean_input = samples.double().mean(0).to(samples.dtype)
     chains = chains_of(model, mean_input)
-    plastic = plastic_layers(chains, exclude, kernels)
-    means = inner_means or {}
-    if "kernel-features" in chosen.needs:
-        entered = enter_behind_kernels(model, chains, plastic)
-        pairs = zip(chains, entered, strict=True)
-        chains = [new if new.layers[0].name in means else old for old, new in pairs]
     if "mean-input" in chosen.needs and "samples" not in chosen.needs:
-        refuse_inner_inputs([chain for chain in chains if chain.layers[0].name not in means])
+        refuse_inner_inputs(chains)
     statistics = InputStatistics(per_class=class_means is not None)
     for label, mean in (class_means or {}).items():
         if mean.numel() != mean_input.numel():
@@ -93,8 +82,7 @@ def sleep_once(
         Night(
             model=model,
             chains=chains,
-            plastic=plastic,
-            inner_means={name: mean.flatten() for name, mean in means.items()},
+            plastic=plastic_layers(chains, exclude, kernels),
             statistics=statistics,
             number=night,
             seed=seed,

@@ -194,24 +194,6 @@ def with_mask(
     return replay
 
 
-def inner_replay(mean: Tensor, parameters: SleepParameters) -> ReplayInput:
-    """Replay of the mean input of an inner layer, of any scale: its largest value counts as 1.
-
-    Each step shows a random part of the inputs: ``subset``, or as large a share as a window is of an image.
-
-    :param mean: shape ``(n,)``.
-    """
-    rates = checked_rates(mean)
-    peak = float(rates.max())
-    replay = MeanReplayInput(rates / peak if peak > 0 else rates)
-    share = parameters.subset
-    if share == 1.0 and parameters.window is not None:
-        share = WINDOW_FRACTION**2
-    if share == 1.0:
-        return replay
-    return MaskedReplayInput(replay, SubsetMask(len(rates), share))
-
-
 def input_spikes(
     replay: ReplayInput, inputs: int, parameters: SleepParameters, generator: torch.Generator
 ) -> Iterator[NDArray[np.bool_]]:
