@@ -265,8 +265,8 @@ DEFECTS = (
     Defect(
         "guard: the allowed cost grows with the newest classes",
         "sleep/guard.py",
-        "return max_cost * old / (old + new) if old else 0.0",
-        "return max_cost * new / (old + new) if old else 0.0",
+        "max(old / (old + new) if old else 0.0, FIRST_SHARE)",
+        "max(new / (old + new) if old else 0.0, FIRST_SHARE)",
         ("test_sleep_guard.py::test_the_cost_allowed_grows_with_the_share_of_older_classes",),
     ),
     Defect(

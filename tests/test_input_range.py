@@ -157,5 +157,5 @@ def test_above_kernels_the_awake_activity_of_the_samples_is_replayed():
 
 
 def test_masks_are_refused_above_layers_that_do_not_change():
-    with pytest.raises(ConfigurationError, match="mask the model's inputs"):
+    with pytest.raises(ConfigurationError, match="a window masks images"):
         sleep_once(small_cnn(False), samples=torch.rand(5, 1, 4, 4), steps=20, window=2)

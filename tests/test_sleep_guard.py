@@ -61,7 +61,8 @@ class Add(SleepAlgorithm):
 
 
 def test_the_cost_allowed_grows_with_the_share_of_older_classes():
-    assert largest_cost(0, 2, 0.6) == 0.0
+    assert largest_cost(0, 2, 0.6) == pytest.approx(0.12)
+    assert largest_cost(0, 2, 0.0) == 0.0
     assert largest_cost(2, 2, 0.6) == pytest.approx(0.3)
     assert largest_cost(8, 2, 0.5) == pytest.approx(0.4)
 

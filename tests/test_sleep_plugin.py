@@ -285,7 +285,7 @@ def test_the_state_continues_the_nights():
     resumed = every_night(steps=50, dreams="class-means")
     resumed.load_state_dict(torch.load(file, weights_only=True))
     train(experiences[2:], resumed)
-    assert resumed.last_night.asked_steps == whole.last_night.asked_steps == round(50 * 2.5)
+    assert resumed.last_night.asked_steps == whole.last_night.asked_steps == 75
     assert torch.equal(resumed.statistics.class_means(), whole.statistics.class_means())
     # The same night replays the same spikes.
     assert torch.equal(resumed.last_night.counts[:, 0], whole.last_night.counts[:, 0])

@@ -158,13 +158,15 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
         rates = span.rates(x)
         replay: ReplayInput = DrawnReplayInput(rates, self.hold)
         if not self._whole:
-            if first > 0 or chain.source is not None:
+            inner = first > 0 or chain.source is not None
+            if inner and isinstance(self.window, int):
                 raise ConfigurationError(
-                    f"window and subset mask the model's inputs, but {layer.name} is driven by the "
-                    "activity of layers that do not change: use dreams='mean', or no mask"
+                    f"a window masks images, but {layer.name} is driven by the activity of layers that do "
+                    "not change: use dreams='mean', or subset"
                 )
             shape = night.input_shape or night.statistics.shape or (x.shape[1],)
-            no_window = night.images is False or self.window == "auto"
+            no_window = inner or night.images is False or self.window == "auto"
+            shape = (x.shape[1],) if inner else shape
             replay = with_mask(replay, shape, self, features=no_window)
         layers = (layer, *chain.layers[first + 1 :])
         constant = (rates == 0).all(0)

@@ -15,7 +15,10 @@ from continual_ep.synapses import Synapses
 
 #: Default of ``max_cost``: the share of its accuracy on the newest classes that a network may lose
 #: in a night when nearly all classes are older.
-MAX_COST = 0.6
+MAX_COST = 0.45
+
+#: What the night after the first experience may cost, as a part of ``max_cost``.
+FIRST_SHARE = 0.2
 
 #: Networks that the line search evaluates; the step is found to ``1 / 2**EVALUATIONS``.
 EVALUATIONS = 5
@@ -39,13 +42,14 @@ def sample_size(samples: int) -> int:
 def largest_cost(old: int, new: int, max_cost: float) -> float:
     r"""The share of the accuracy on the newest classes that a night may cost.
 
-    .. math:: \text{max\_cost} \cdot \frac{\text{old}}{\text{old} + \text{new}}
+    .. math:: \text{max\_cost} \cdot \max\!\left(\frac{\text{old}}{\text{old} + \text{new}}, 0.2\right)
 
-    What can be recovered grows with the number of older classes.
+    What can be recovered grows with the number of older classes. The night after the first experience
+    recovers nothing, but leaves later classes room: without it the network forgets more.
 
     :param old: number of older classes; :param new: number of the newest.
     """
-    return max_cost * old / (old + new) if old else 0.0
+    return max_cost * max(old / (old + new) if old else 0.0, FIRST_SHARE)
 
 
 def class_scores(output: Any, labels: Tensor) -> Tensor:

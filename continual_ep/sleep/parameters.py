@@ -34,18 +34,18 @@ class SleepParameters(Options):
         "calibrated",
         "constants by name: calibrated, tadros2022:mnist, ...; options that are given go before",
     )
-    steps: int = option(4000, "length of the first night, in steps of time_step", ge=1)
-    growth: float = option(0.75, "each further night is longer by this fraction of the first", ge=0)
+    steps: int = option(2000, "length of the first night, in steps of time_step", ge=1)
+    growth: float = option(0.25, "each further night is longer by this fraction of the first", ge=0)
     increase: float = option(
         0.003, "step of a synapse from a spiking input onto a spiking unit, before the gate", ge=0
     )
     decrease: float = option(
-        0.0004, "step down of a synapse from a silent input onto a spiking unit", ge=0
+        0.0005, "step down of a synapse from a silent input onto a spiking unit", ge=0
     )
     gate_width: float = option(0.001, "of the gate of weight changes, in weight units", gt=0)
     leak: float = option(0.99, "fraction of a membrane's potential left after a step", ge=0, le=1)
     time_step: float = option(0.001, "of the sleep, in seconds", gt=0)
-    max_rate: float = option(140.0, "Hz, of an input of 1", gt=0)
+    max_rate: float = option(100.0, "Hz, of an input of 1", gt=0)
     window: int | Literal["auto"] | None = option(
         "auto",
         "side in pixels of the replayed image window; auto: 11/28 of the image's side; null or "
