@@ -1,54 +1,61 @@
 """Every learner without sleep, with sleep and with replay: Split-MNIST, five experiences of two classes.
 
-    python benchmarks/learners_sleep.py --data DATA --out OUT [NAME ...]
+    OMP_NUM_THREADS=1 python benchmarks/learners_sleep.py --data DATA --out OUT [NAME ...]
 
-DATA holds MNIST/raw; the first 5,000 images of each experience are learned, in the natural order of
-the digits. Each learner is a run of ``continual-ep`` in OUT/NAME, which resumes when the command is repeated.
---validation measures on held-out training images instead of the test set. Prints a table and writes
-OUT/table.md.
+DATA holds MNIST/raw; the first --images images of each experience are learned, and each seed has its own
+class order, shared by all arms and learners. Each learner is a run of ``continual-ep`` in OUT/NAME, which
+resumes when the command is repeated. --validation measures on held-out training images instead of the test
+set. Prints a table and writes OUT/table.md: accuracy on the newest classes after each experience, in the
+first arm, which shows whether the learner learns; accuracy on all classes at the end, with its interval over
+seeds; what sleep adds, paired by seed. The last column names arms in which sleep takes more than the spread.
 """
 
 import argparse
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
+from continual_ep.arms.arm import label_without
+from continual_ep.atomic_files import write_text
+from continual_ep.experiments.compare import Comparison
 from continual_ep.experiments.config import config_from
 from continual_ep.experiments.run import run
+from continual_ep.metrics import Interval
 
-EP = {"rule": "equilibrium-propagation", "beta": 0.15, "free_steps": 12, "nudged_steps": 4}
+EP = {"rule": "equilibrium-propagation"}
 LONGER = {**EP, "free_steps": 20, "nudged_steps": 8}
-LAYERED = {"hidden": [512], "readout": "activated", "gain": 0.45}
-DENDRITES = {"kind": "dendritic", "hidden": [256], "readout": "activated"}
-PUBLISHED = {**DENDRITES, "feedback": "untied", "feedback_scale": 0.2}
+LAYERED = {"hidden": [512]}
+#: Of rules that hold the output at its target, with squared error; their rates are lower at the output.
+HELD = {**LAYERED, "readout": "activated"}
+DENDRITES = {"kind": "dendritic", "hidden": [256]}
+#: One hidden layer below a softmax readout would have no feedback at all.
+PUBLISHED = {**DENDRITES, "readout": "activated", "feedback": "untied", "feedback_scale": 0.2}
+FEEDFORWARD = {"hidden": [512], "readout": "linear", "gain": 1.0}
 SLOW, FAST = [0.045, 0.009], [0.4, 0.05]
 
 #: Network, learning rule, learning rates of each learner, and further options of the training.
 LEARNERS = {
-    "EP": (LAYERED, EP, SLOW),
-    "BPTT": (LAYERED, {"rule": "bptt", "free_steps": 12}, SLOW),
+    "EP": (LAYERED, EP, 0.1),
+    "BPTT": (LAYERED, {"rule": "bptt"}, 0.1),
     "EP, heterogeneous time steps": (
         {**LAYERED, "order": "synchronous", "time_steps": {"mean": 0.6, "spread": 0.3}},
         {**EP, "free_steps": 30, "nudged_steps": 12},
-        SLOW,
+        0.1,
     ),
-    "EP, adjusted adaptation": (LAYERED, {**EP, "adaptation_steps": 5}, SLOW),
+    "EP, adjusted adaptation": (LAYERED, {**EP, "adaptation_steps": 5}, 0.1),
     "contrastive Hebbian": (
-        {**LAYERED, "feedback_scale": 0.3},
+        {**HELD, "feedback_scale": 0.3},
         {"rule": "contrastive-hebbian", "free_steps": 12, "clamped_steps": 8},
         SLOW,
     ),
-    "dendritic EP": (PUBLISHED, LONGER, FAST),
-    "dendritic EP, tied": (DENDRITES, LONGER, FAST),
+    "dendritic EP": (PUBLISHED, {**LONGER, "beta": 0.15}, FAST),
+    "dendritic EP, tied": (DENDRITES, LONGER, 0.4),
     "dendritic BPTT": (PUBLISHED, {"rule": "bptt", "free_steps": 20, "backward_steps": 8}, FAST),
     "FRE-RNN, repaired": (
-        {
-            "hidden": [512],
-            "gain": 0.45,
-            "activation": "hard-sigmoid",
-            "readout": "activated",
-            "feedback_scale": 0.05,
-        },
+        {**LAYERED, "activation": "hard-sigmoid", "feedback_scale": 0.05},
         {
             "rule": "linear-response",
             "free_steps": 12,
@@ -56,20 +63,19 @@ LEARNERS = {
             "update": "postsynaptic",
             "corrected": True,
         },
-        SLOW,
+        0.1,
     ),
     "convolutional EP": (
         {
             "kind": "convolutional",
-            "readout": "activated",
             "gain": 0.6,
             "convolutions": {"channels": [8, 16], "kernel": 5},
         },
         {**LONGER, "tolerance": 0.001},
-        [0.1, 0.05, 0.02],
+        0.1,
     ),
-    "EP, read with noise": (LAYERED, {**EP, "nudging": "force", "read_noise": 0.001}, SLOW),
-    "EP, GRAPES": (LAYERED, EP, SLOW, {"grapes": True}),
+    "EP, read with noise": (LAYERED, {**EP, "nudging": "force", "read_noise": 0.001}, 0.1),
+    "EP, GRAPES": (LAYERED, EP, 0.1, {"grapes": True}),
     "EP, binary synapses": (
         LAYERED,
         EP,
@@ -85,39 +91,39 @@ LEARNERS = {
             "nudged_steps": 12,
             "nudging": "force",
         },
-        SLOW,
+        0.1,
     ),
     "holomorphic EP": (
         {**LAYERED, "activation": "shifted-sigmoid"},
         {"rule": "holomorphic", "points": 4, "free_steps": 12, "nudged_steps": 6},
-        SLOW,
+        0.1,
     ),
     "continual EP": (
         LAYERED,
         {"rule": "continual", "rate": 0.0005, "free_steps": 12, "nudged_steps": 6},
-        SLOW,
+        0.1,
     ),
     "coupled learning": (
-        {**LAYERED, "feedback_scale": 0.3},
+        {**HELD, "feedback_scale": 0.3},
         {"rule": "coupled", "free_steps": 12, "clamped_steps": 8},
         SLOW,
     ),
     "bioCHL": (
-        {**LAYERED, "activation": "shifted-sigmoid", "dt": 0.2, "order": "synchronous"},
+        {**HELD, "activation": "shifted-sigmoid", "dt": 0.2, "order": "synchronous"},
         {"rule": "predictive-hebbian", "free_steps": 40, "clamped_steps": 40, "seen_steps": 8},
         SLOW,
     ),
     "direct cost feedback": (
         {**LAYERED, "gain": 1.0},
         {"rule": "direct-cost-feedback", "free_steps": 12},
-        [0.1, 0.02],
+        0.1,
     ),
-    "NEL": ({**LAYERED, "gain": 1.0}, {"rule": "neuromodulated", "free_steps": 12}, [0.1, 0.02]),
-    "backprop": ({"hidden": [512], "gain": 1.0}, {"rule": "backprop"}, SLOW),
+    "NEL": ({**HELD, "gain": 1.0}, {"rule": "neuromodulated", "free_steps": 12}, [0.3, 0.06]),
+    "backprop": ({**FEEDFORWARD, "readout": "softmax"}, {"rule": "backprop"}, 0.05),
     # Backward weights drawn by the fan-out are larger than the forward ones, and so are the errors.
-    "DLL": ({"hidden": [512], "gain": 1.0}, {"rule": "dendritic-localized"}, [0.004, 0.009]),
+    "DLL": (FEEDFORWARD, {"rule": "dendritic-localized"}, [0.004, 0.009]),
     "DLL, Kolen-Pollack": (
-        {"hidden": [512], "gain": 1.0},
+        FEEDFORWARD,
         {
             "rule": "dendritic-localized",
             "backward_learning": "kolen-pollack",
@@ -136,25 +142,21 @@ LEARNERS = {
         {"rule": "dendritic-localized"},
         [0.005, 0.005, 0.005, 0.01],
     ),
-    "DFC": (
-        {"hidden": [512], "gain": 1.0},
-        {"rule": "deep-feedback-control", "leak": 10.0},
-        [0.45, 0.09],
-    ),
+    "DFC": (FEEDFORWARD, {"rule": "deep-feedback-control", "leak": 10.0}, [0.45, 0.09]),
     "weight perturbation": (
-        {"hidden": [512], "gain": 1.0},
+        FEEDFORWARD,
         {"rule": "weight-perturbation", "draws": 20},
         [0.001, 0.001],
         {"optimizer": "adam"},
     ),
 }
-ARMS = ["sequential", "sleep", "er", "er+sleep"]
+ARMS = ["sequential", "sleep", "er:20", "er:20+sleep"]
 
 
 def configuration(name: str, args: argparse.Namespace) -> dict:
     network, learning, rates, *more = LEARNERS[name]
-    stream = {"name": "mnist", "root": args.data, "experiences": 5, "order_seed": None}
-    stream["per_experience"] = 5000
+    stream = {"name": "mnist", "root": args.data, "experiences": 5, "order_seed": "seed"}
+    stream["per_experience"] = args.images
     if args.validation:
         stream["validation"] = 1 / 6
     return {
@@ -163,17 +165,53 @@ def configuration(name: str, args: argparse.Namespace) -> dict:
         "learning": [learning],
         "training": {
             "learning_rates": rates,
-            "batch_size": 50,
+            # A hundred steps in each experience of a thousand images or more.
+            "batch_size": max(10, args.images // 100),
             "epochs": 1,
             **(more[0] if more else {}),
         },
-        "mechanisms": {"er": {"per_class": 2, "share": 0.2}},
+        "mechanisms": {"er": {"share": 0.5}},
         "arms": args.arms.split(","),
         "seeds": args.seeds,
         "evaluate": "validation" if args.validation else "test",
         "workers": args.workers,
         "out": str(args.out / name.replace(", ", "-").replace(" ", "-")),
     }
+
+
+def row_of(name: str, comparison: Comparison, arms: Sequence[str]) -> str:
+    """Accuracies of the arms, and what nights add to each, with a mark where they take."""
+    learner = comparison.names[0]
+    groups = {group.arm: group for group in comparison.of(learner)}
+    newest = [
+        float(np.diagonal(result.record.awake).mean())
+        for result in groups[arms[0]].results.values()
+    ]
+    cells = [name, f"{100 * np.mean(newest):.1f}"]
+    for arm in arms:
+        interval = groups[arm].interval("pooled_accuracy")
+        cells.append("–" if interval is None else _with_width(100 * interval.mean, interval))
+    below = []
+    for arm, than in pairs_of(arms):
+        difference = comparison.difference(learner, arm, than)
+        assert difference is not None
+        interval = difference.interval
+        cells.append(_with_width(100 * interval.mean, interval, sign="+"))
+        if interval.high < 0:
+            below.append(arm)
+    cells.append(", ".join(below))
+    return "| " + " | ".join(cells) + " |"
+
+
+def _with_width(mean: float, interval: Interval, sign: str = "") -> str:
+    width = 100 * interval.half_width
+    return f"{mean:{sign}.1f}" + (f" ± {width:.1f}" if math.isfinite(width) else "")
+
+
+def pairs_of(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Each arm with sleep, and the same without."""
+    pairs = [(arm, label_without(arm, "sleep")) for arm in arms]
+    return [(arm, than) for arm, than in pairs if than is not None and than in arms]
 
 
 def main() -> None:
@@ -185,22 +223,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="0:3")
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--images", type=int, default=1000, help="of each experience")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--validation", action="store_true")
     args = parser.parse_args()
-    lines = [
-        "| learner | " + " | ".join(args.arms.split(",")) + " |",
-        "|---" * (1 + args.arms.count(",") + 1) + "|",
-    ]
+    arms = args.arms.split(",")
+    differences = [f"{arm} − {than}" for arm, than in pairs_of(arms)]
+    header = ["learner", "newest", *arms, *differences, "below zero"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names or LEARNERS:
         comparison = run(config_from(configuration(name, args)), console=Console(), fork=True)
-        found = {}
-        for group in comparison.groups:
-            interval = group.interval("pooled_accuracy")
-            found[group.arm] = f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f}"
-        lines.append(f"| {name} | " + " | ".join(found[arm] for arm in args.arms.split(",")) + " |")
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "table.md").write_text("\n".join(lines) + "\n")
+        lines.append(row_of(name, comparison, arms))
+        write_text(args.out / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -65,9 +65,12 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     args.arms, args.seeds, args.workers, args.validation = "sleep", "0:1", 1, False
+    args.images = 5000
     chosen, args.out = args.out, Path("unused")
     for name in args.names or LEARNERS:
-        config = config_from(configuration(name, args))
+        values = configuration(name, args)
+        values["stream"]["order_seed"] = None  # images() takes the natural order
+        config = config_from(values)
         benchmark = build_stream(config)
         (cell,) = cells_of(config)
         torch.manual_seed(0)
