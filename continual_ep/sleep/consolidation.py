@@ -32,7 +32,7 @@ HOLD = 10
 
 @dataclass(frozen=True, kw_only=True)
 class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
-    """Spiking replay of mean inputs with a local rule: published and calibrated forms.
+    """Spiking replay of samples or mean inputs with a local rule: calibrated and published forms.
 
     Source: Tadros, Krishnan, Ramyaa, Bazhenov 2022 (doi:10.1038/s41467-022-34938-7); for networks
     trained by equilibrium propagation: Kubo, Delanois, Bazhenov 2025 (arXiv:2508.14081). Options are

@@ -19,8 +19,8 @@ WORDS = {"window": "whole", "thresholds": "calibrated", "quiet_steps": "never"}
 class SleepParameters(Options):
     r"""The constants of a night of sleep replay; the defaults are the calibrated form.
 
-    The defaults were chosen on held-out training images of MNIST with a recurrent network trained by
-    equilibrium propagation (``benchmarks/README.md``), and serve the digits of scikit-learn as well.
+    The defaults were chosen on validation images of MNIST, Fashion-MNIST, KMNIST and CIFAR-10 features,
+    with networks trained by equilibrium propagation, SGD and Adam (``benchmarks/sleep_search.md``).
     Night ``k`` (from 1) takes :math:`\text{steps}\,(1 + \text{growth}\,(k-1))` steps; an input ``x``
     spikes with probability :math:`\min(1, 2\,dt\,R_{max}\,x)` per step.
 
