@@ -322,6 +322,14 @@ def test_shared_outputs_are_skipped():
     assert [outcome for outcome, _ in nights] == ["slept", "skipped"]
 
 
+def test_no_night_follows_the_first_experience_where_its_classes_fill_the_output_layer():
+    sleep = SleepReplay(steps=20, diary=True)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 2))
+    nights = outcomes(sleep, blobs(zero_based=True), model)
+    assert [outcome for outcome, _ in nights] == ["skipped", "skipped"]
+
+
 def test_nights_without_need_are_skipped_and_say_so():
     sleep = SleepReplay(steps=20, min_need=1.0, diary=True)
     strategy = strategy_of(sleep)

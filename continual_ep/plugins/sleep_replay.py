@@ -251,7 +251,8 @@ class SleepReplay(SupervisedPlugin):
             return NightReport.skipped(text)
         night = replace(self._night(strategy), new_classes=new, old_classes=old)
         need = None if night.separate_heads else need_of_sleep(self.algorithm, night)
-        first = self.experiences == 1 and may_forget(strategy)
+        unused = len(night.readout.weight) > len(new)
+        first = self.experiences == 1 and may_forget(strategy, unused)
         least = self.schedule.min_need
         if keeps_answers(strategy):
             least = max(least, MIN_NEED_OF_KEPT_ANSWERS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from avalanche.models.dynamic_modules import MultiTaskModule
+from avalanche.models.dynamic_modules import DynamicModule, MultiTaskModule
 from torch import nn
 
 from continual_ep.errors import ConfigurationError
@@ -35,15 +35,19 @@ def keeps_answers(strategy: Any) -> bool:
     return any(getattr(plugin, "keeps_answers", False) for plugin in strategy.plugins)
 
 
-def may_forget(strategy: Any) -> bool:
-    """Whether what was learned first is at risk: nothing in the strategy keeps its answers.
+def may_forget(strategy: Any, unused_outputs: bool) -> bool:
+    """Whether what was learned first is at risk: later classes will compete, and nothing keeps answers.
+
+    :param unused_outputs: whether the output layer has units for classes to come. Where all belong to
+        the first classes, later experiences share them: nights then cost and win nothing.
 
     Measured: a night after the first experience is worth 1 to 7 points at the end of the stream, and
     costs 3 to 9 where OWM keeps the answers anyway.
     """
     if learns_jointly(strategy) or _has_heads(strategy.model):
         return False
-    return not keeps_answers(strategy)
+    grows = any(isinstance(module, DynamicModule) for module in strategy.model.modules())
+    return (unused_outputs or grows) and not keeps_answers(strategy)
 
 
 def _has_heads(model: nn.Module) -> bool:
