@@ -13,7 +13,8 @@ from torch import nn
 
 from continual_ep.errors import ConfigurationError, ContinualEPWarning, InputError
 from continual_ep.plugins import SleepReplay
-from continual_ep.sleep import sleep_once
+from continual_ep.sleep import SleepReplayConsolidation, find_chains, sleep_once
+from continual_ep.sleep.algorithm import Night
 from continual_ep.sleep.input_range import keep_offset_current
 from continual_ep.sleep.statistics import InputStatistics
 from continual_ep.synapses import Synapses
@@ -159,3 +160,17 @@ def test_above_kernels_the_awake_activity_of_the_samples_is_replayed():
 def test_masks_are_refused_above_layers_that_do_not_change():
     with pytest.raises(ConfigurationError, match="a window masks images"):
         sleep_once(small_cnn(False), samples=torch.rand(5, 1, 4, 4), steps=20, window=2)
+
+
+def test_the_need_of_features_is_measured_on_parts_of_their_mean():
+    samples = torch.rand(20, 90)
+    model = nn.Linear(90, 4)
+    statistics = InputStatistics()
+    statistics.add(samples)
+    chains, _ = find_chains(model, samples[:2])
+    night = Night(model=model, chains=chains, plastic=frozenset(), statistics=statistics)
+    shown = SleepReplayConsolidation().replayed(night, 200, torch.Generator().manual_seed(0))
+    mean = samples.mean(0)
+    assert ((shown == 0) | torch.isclose(shown, mean)).all()
+    share = float((shown > 0).double().mean())
+    assert abs(share - (11 / 28) ** 2) < 0.02 and len(shown.unique(dim=0)) > 100

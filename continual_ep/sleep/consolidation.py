@@ -18,10 +18,13 @@ from continual_ep.sleep.layers import Chain
 from continual_ep.sleep.parameters import SleepParameters
 from continual_ep.sleep.prepare import prepare_chains
 from continual_ep.sleep.replay_input import (
+    WINDOW_FRACTION,
     DrawnReplayInput,
     FunctionReplayInput,
+    MaskedReplayInput,
     MeanReplayInput,
     ReplayInput,
+    SubsetMask,
     square_image,
     with_mask,
 )
@@ -121,9 +124,14 @@ class SleepReplayConsolidation(SleepParameters, SleepAlgorithm):
             return None
         if callable(self.dreams):
             return FunctionReplayInput(self.dreams, math.prod(statistics.shape))(draws, generator)
+        inputs = math.prod(statistics.shape)
+        replay = self._masked_means(night, inputs)
         # Samples of the newest classes would be answered with them in any case; parts of the mean
         # of all inputs show whether the newest classes win on anything.
-        return self._masked_means(night, math.prod(statistics.shape))(draws, generator)
+        if self.dreams == "experience" and not isinstance(replay, MaskedReplayInput):
+            share = max(WINDOW_FRACTION**2, min(1.0, 8 / inputs))  # few inputs: about 8 of them
+            replay = MaskedReplayInput(replay, SubsetMask(inputs, share))
+        return replay(draws, generator)
 
     def _has_input(self, chain: Chain, night: Night) -> bool:
         if self.dreams == "experience":
