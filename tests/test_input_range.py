@@ -136,6 +136,9 @@ def test_samples_are_asked_for():
         sleep_once(nn.Linear(3, 2), torch.rand(3))
     with pytest.raises(InputError, match="give samples"):
         sleep_once(nn.Linear(3, 2), algorithm="downscaling")
+    for empty in (torch.zeros(0, 3), torch.rand(3)):
+        with pytest.raises(InputError, match="at least one input"):
+            sleep_once(nn.Linear(3, 2), samples=empty)
 
 
 def small_cnn(bias):

@@ -54,6 +54,10 @@ def sleep_once(
             f"{type(chosen).__name__} replays samples of the latest experience: give samples, or replay "
             "the mean input by dreams='mean'"
         )
+    if samples is not None and (samples.dim() < 2 or len(samples) == 0):
+        raise InputError(
+            f"samples has shape {tuple(samples.shape)}: give a batch of at least one input"
+        )
     if mean_input is None:
         if samples is None:
             raise InputError("give samples of the inputs, or mean_input")
