@@ -72,6 +72,12 @@ def test_the_current_of_the_offset_is_as_before(bias):
     assert not changed[~constant].any() and (bias or changed[constant].all())
 
 
+def test_a_layer_that_did_not_change_needs_no_bias():
+    layer, _ = changed_layer(bias=False)
+    unchanged = torch.zeros(5, dtype=torch.bool)
+    assert keep_offset_current(layer, layer.weight.detach().clone(), -torch.ones(5), unchanged)
+
+
 def test_an_offset_without_bias_or_constant_inputs_is_said():
     layer, before = changed_layer(bias=False)
     assert not keep_offset_current(layer, before, -torch.ones(5), torch.zeros(5, dtype=torch.bool))
@@ -153,11 +159,11 @@ def test_above_kernels_the_awake_activity_of_the_samples_is_replayed():
     model = small_cnn(True).eval()
     samples = torch.randn(30, 1, 4, 4)
     features = model[:5](samples).detach()
-    twin = deepcopy(model[5:])
+    dense = deepcopy(model[5:])
     sleep_once(model, samples=samples, steps=300)
-    sleep_once(twin, samples=features / features.max(), steps=300)
-    torch.testing.assert_close(model[5].weight, twin[0].weight)
-    torch.testing.assert_close(model[7].weight, twin[2].weight)
+    sleep_once(dense, samples=features / features.max(), steps=300)
+    torch.testing.assert_close(model[5].weight, dense[0].weight)
+    torch.testing.assert_close(model[7].weight, dense[2].weight)
 
 
 def test_masks_are_refused_above_layers_that_do_not_change():

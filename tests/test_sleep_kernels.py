@@ -48,11 +48,11 @@ def both(model, **constants):
     results = []
     # Who has to look for silence looks at every step.
     for quiet in (None, 10**6):
-        sleeper = deepcopy(model)
+        changed = deepcopy(model)
         parameters = SleepParameters(
             **{"steps": 300, "firing_rate": 0.02, "quiet_steps": quiet, **constants}
         )
-        results.append((sleeper, sleep_replay(sleeper, MEAN, parameters, night=2)))
+        results.append((changed, sleep_replay(changed, MEAN, parameters, night=2)))
     return results
 
 
@@ -92,10 +92,10 @@ def test_dense_layers_below_a_kernel_and_excluded_ones_above_it():
     ).double()  # fmt: skip
     results = []
     for quiet in (None, 10**6):
-        sleeper = deepcopy(model)
+        changed = deepcopy(model)
         parameters = SleepParameters(steps=300, firing_rate=0.05, quiet_steps=quiet)
-        diary = sleep_replay(sleeper, MEAN, parameters, exclude=["1", "6"])
-        results.append((sleeper, diary))
+        diary = sleep_replay(changed, MEAN, parameters, exclude=["1", "6"])
+        results.append((changed, diary))
     assert_same_nights(results)
     changed = [not torch.equal(a, b) for a, b in zip(results[0][0].parameters(), model.parameters(),
                                                      strict=True)]  # fmt: skip

@@ -81,7 +81,7 @@ class SleepReplay(SupervisedPlugin):
     :param guard: compare the network before and after a night on samples of the experience at hand, and
         weaken or take back a night that costs too much.
     :param max_cost: share of the accuracy on the newest classes, in [0, 1], that a night may cost, times
-        the share of older classes among all.
+        the share of older classes among all, which counts as at least 0.2.
 
     Other arguments:
 

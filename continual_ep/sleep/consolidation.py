@@ -29,7 +29,7 @@ from continual_ep.sleep.replay_input import (
     with_mask,
 )
 
-#: Default of ``hold``. Membranes add up the spikes of one sample, not of a mixture.
+#: Default of ``hold``: best of 1, 10 and 30 steps on held-out images (benchmarks/sleep_search.md).
 HOLD = 10
 
 

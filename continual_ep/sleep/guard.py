@@ -45,7 +45,7 @@ def largest_cost(old: int, new: int, max_cost: float) -> float:
     .. math:: \text{max\_cost} \cdot \max\!\left(\frac{\text{old}}{\text{old} + \text{new}}, 0.2\right)
 
     What can be recovered grows with the number of older classes. The night after the first experience
-    recovers nothing, but leaves later classes room: without it the network forgets more.
+    recovers nothing, but without it the network forgets more.
 
     :param old: number of older classes; :param new: number of the newest.
     """

@@ -1,4 +1,4 @@
-r"""The range of inputs: between what a network sees awake and the rates of its input units asleep.
+r"""The range of inputs: between what a network sees awake and the rates of its input units in a night.
 
 Rates of spikes lie in [0, 1]; inputs may be standardised. Seen from rates r, a layer computes
 
@@ -61,11 +61,13 @@ def keep_offset_current(
     """
     low = low.to(layer.weight.device, layer.weight.dtype)
     current = (layer.weight - before) @ low
+    if not bool(current.any()):
+        return True
     if layer.bias is not None and layer.bias.requires_grad:
         layer.bias.sub_(current)
         return True
     if constant is None:
-        return not bool(current.any())
+        return False
     # Spread over the constant inputs that a unit is connected to, in proportion to their value.
     carrier = (low * constant.to(low.device)).expand_as(layer.weight)
     if layer.mask is not None:
